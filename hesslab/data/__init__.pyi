@@ -1,0 +1,17 @@
+from .batches import Batches as Batches
+from .batches import DataLike as DataLike
+from .batches import as_batches as as_batches
+from .bundled import digits as digits
+from .dataset import Dataset as Dataset
+from .dataset import Normalisation as Normalisation
+from .folders import image_folder as image_folder
+from .images import cifar10 as cifar10
+from .images import fashion_mnist as fashion_mnist
+from .images import kmnist as kmnist
+from .images import mnist as mnist
+from .named import load as load
+from .synthetic import blobs as blobs
+from .synthetic import moons as moons
+from .synthetic import sine as sine
+from .synthetic import spirals as spirals
+from .tables import uci as uci

@@ -1,0 +1,73 @@
+"""What the estimators ask of a matrix, and the checks that they share."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from hesslab.errors import NotFinite
+
+
+class MatrixLike(Protocol):
+    """Anything with a shape ``(P, P)``, a dtype, a device and ``A @ v`` for tensors ``[P]``."""
+
+    @property
+    def shape(self) -> Any:
+        """``(P, P)``."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """``torch.float32`` or ``torch.float64``."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where vectors live."""
+
+    def __matmul__(self, v: Any, /) -> Any:
+        """``[P] -> [P]``, ``[P, K] -> [P, K]``."""
+
+
+class Counted:
+    """Products in the matrix's own precision, handed on in float64, counted and checked."""
+
+    def __init__(self, A: MatrixLike) -> None:
+        if len(A.shape) != 2 or A.shape[0] != A.shape[1]:
+            raise ValueError(
+                f"A has shape {tuple(A.shape)}; eigenpairs need a square symmetric matrix"
+            )
+        if not A.dtype.is_floating_point:
+            raise ValueError(f"A is {A.dtype}; expected a real floating-point matrix")
+        self._A = A
+        self.size = int(A.shape[0])
+        self.products = 0
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """``A @ v`` for a float64 ``[P]`` or ``[P, K]``, in float64."""
+        product: Tensor = (self._A @ v.to(self._A.dtype)).double()
+        self.products += 1 if v.ndim == 1 else v.shape[1]
+        if not bool(product.isfinite().all()):
+            raise NotFinite(f"product {self.products} with A is NaN or infinite")
+        return product
+
+    def random_unit(self, generator: torch.Generator) -> Tensor:
+        """A random direction ``[P]`` in float64, the same on every device."""
+        v = torch.randn(self.size, generator=generator, dtype=torch.float64)
+        unit: Tensor = (v / v.norm()).to(self._A.device)
+        return unit
+
+
+def check_symmetric(u: Tensor, Au: Tensor, v: Tensor, Av: Tensor, dtype: torch.dtype) -> None:
+    r"""Refuse a matrix whose :math:`u^T A v - v^T A u` is more than rounding.
+
+    Raises:
+        ValueError: it exceeds the square root of the precision times the norms.
+    """
+    scale = max(float(u.norm() * Av.norm()), float(v.norm() * Au.norm()))
+    asymmetry = float((u @ Av - v @ Au).abs()) / scale if scale else 0.0
+    if asymmetry > torch.finfo(dtype).eps ** 0.5:
+        raise ValueError(
+            f"A is not symmetric: u.Av - v.Au is {asymmetry:.1e} of the norms for random u, v; "
+            "its eigenvalues may be complex. Symmetrise it, or use A.T @ A for singular values"
+        )

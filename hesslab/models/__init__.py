@@ -1,0 +1,5 @@
+"""Networks to learn with: plain modules without in-place operations, seeded at construction."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,47 @@
+"""The Hessian of the mean loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hesslab.operators.curvature import Curvature
+
+
+class Hessian(Curvature):
+    r"""The Hessian :math:`H = \nabla^2_\theta L`, ``[P, P]``, as a matrix that multiplies.
+
+    By reverse over reverse: the graph of a batch's gradient is built once, shared by the K
+    columns of a block, and freed before the next batch. It takes the arguments of `Curvature`.
+
+    Cost: one pass; about 3.5 gradients for a vector, 2 to 2.5 for each further column of a block.
+    Source: Pearlmutter (1994), Fast exact multiplication by the Hessian.
+
+    >>> import hesslab as hl, torch
+    >>> x, y = torch.randn(10, 3), torch.randint(0, 2, (10,))
+    >>> model = hl.models.mlp(3, 2, hidden=(4,), seed=0)
+    >>> H = hl.Hessian(model, torch.nn.CrossEntropyLoss(), (x, y))
+    >>> H.shape
+    (26, 26)
+    """
+
+    def _batch_product(self, x: Tensor, y: Tensor, V: Tensor) -> tuple[Tensor, int]:
+        leaves, outputs = self._forward(x, y)
+        inputs = list(leaves.values())
+        total = self._loss.sum(outputs, y)
+        gradient = torch.autograd.grad(total, inputs, create_graph=True, materialize_grads=True)
+        curved = [i for i, piece in enumerate(gradient) if piece.requires_grad]
+        product = torch.zeros_like(V)
+        if not curved:  # the loss is linear in the parameters
+            return product, self._loss.count(outputs)
+        for k in range(V.shape[1]):
+            directions = list(self.vector_to_dict(V[:, k].contiguous()).values())
+            pieces = torch.autograd.grad(
+                [gradient[i] for i in curved],
+                inputs,
+                [directions[i] for i in curved],
+                retain_graph=k + 1 < V.shape[1],
+                materialize_grads=True,
+            )
+            product[:, k] = self._join(pieces)
+        return product, self._loss.count(outputs)

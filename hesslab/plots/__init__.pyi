@@ -1,0 +1,11 @@
+from .cutoffs import threshold as threshold
+from .learning import history as history
+from .look import INK as INK
+from .look import PALETTE as PALETTE
+from .look import style as style
+from .pictures import images as images
+from .regression import compare_samples as compare_samples
+from .regression import curve as curve
+from .regression import function_samples as function_samples
+from .spectra import agreement as agreement
+from .spectra import eigenvalues as eigenvalues

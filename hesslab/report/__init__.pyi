@@ -1,0 +1,10 @@
+from .checks import Claims as Claims
+from .checks import claims as claims
+from .figures import show as show
+from .figures import slider as slider
+from .footer import provenance as provenance
+from .outputs import Output as Output
+from .outputs import table as table
+from .records import Record as Record
+from .records import load as load
+from .records import record as record
