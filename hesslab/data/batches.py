@@ -46,12 +46,17 @@ def as_batches(
     if isinstance(data, tuple | list) and len(data) == 2 and isinstance(data[0], Tensor):
         x, y = data
         return _Slices(x, y, batch_size, torch.device(device), dtype)
+    if isinstance(data, tuple) and len(data) == 2 and hasattr(data[0], "__array__"):
+        raise TypeError(
+            f"x is a {type(data[0]).__name__} and y a {type(data[1]).__name__}; expected two "
+            "tensors: convert them with torch.as_tensor"
+        )
     if not isinstance(data, Iterable):
         raise TypeError(
             f"data is a {type(data).__name__}; expected a Dataset, a pair of tensors (x, y) or a "
             "re-iterable of such pairs (a DataLoader with shuffle=False)"
         )
-    if iter(data) is data:
+    if isinstance(data, Iterator):
         raise TypeError(
             f"data is a {type(data).__name__}, which can be gone through only once; "
             "pass a list of batches or a DataLoader, since each product needs all batches again"
@@ -81,6 +86,11 @@ class Batches:
                 f"{where} holds a {type(x).__name__} and a {type(y).__name__}; "
                 "expected two tensors (inputs, targets)"
             )
+        if x.ndim == 0 or y.ndim == 0:
+            raise ValueError(
+                f"{where} has inputs {list(x.shape)} and targets {list(y.shape)}; expected a "
+                "batch, with the examples in the first dimension"
+            )
         if len(x) != len(y):
             raise ValueError(
                 f"{where} has {len(x)} inputs and {len(y)} targets; each input needs one target"
@@ -98,7 +108,9 @@ class Batches:
                 )
 
     def _moved(self, x: Tensor, y: Tensor) -> Batch:
-        return x.to(self._device), y.to(self._device)
+        x, y = x.to(self._device), y.to(self._device)
+        # autograd cannot keep what was made under torch.inference_mode
+        return (x.clone() if x.is_inference() else x), (y.clone() if y.is_inference() else y)
 
 
 class _Slices(Batches):
@@ -108,8 +120,8 @@ class _Slices(Batches):
         self, x: Tensor, y: Tensor, batch_size: int, device: torch.device, dtype: torch.dtype | None
     ) -> None:
         super().__init__(device, dtype)
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}; expected at least 1")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}; expected a whole number of at least 1")
         if len(x) == 0:
             raise ValueError("the data is empty: x has 0 examples; at least one is needed")
         self._check(x, y, "the data")
@@ -133,12 +145,16 @@ class _Stream(Batches):
 
     def __iter__(self) -> Iterator[Batch]:
         number = -1
-        for number, batch in enumerate(self._source):
+        with torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed for its workers
+            batches = iter(self._source)
+        for number, batch in enumerate(batches):
             if not (isinstance(batch, tuple | list) and len(batch) == 2):
                 raise TypeError(
                     f"batch {number} is a {type(batch).__name__}; expected a pair (inputs, targets)"
                 )
             self._check(*batch, f"batch {number}")
+            if len(batch[0]) == 0:
+                raise ValueError(f"batch {number} is empty; leave it out")
             self._compare(number, _checksum(*batch))
             yield self._moved(*batch)
         if number + 1 < len(self._sums):

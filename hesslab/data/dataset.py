@@ -90,12 +90,11 @@ class Dataset:
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Dataset:
         """The same examples on a device; ``dtype`` changes floating-point tensors only."""
-        floating = self.y.is_floating_point()
-        return replace(
-            self,
-            x=self.x.to(device=device, dtype=dtype),
-            y=self.y.to(device=device, dtype=dtype if floating else None),
+        x, y = (
+            tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+            for tensor in (self.x, self.y)
         )
+        return replace(self, x=x, y=y)
 
     def take(self, indices: Tensor) -> Dataset:
         """The examples at ``indices`` ``[n]`` (int64), in that order."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hesslab.linalg.matrix import Counted, MatrixLike, check_symmetric
+from hesslab.linalg.matrix import Counted, MatrixLike, asymmetry
 
 End = Literal["largest", "smallest", "both"]
 
@@ -73,7 +73,7 @@ def eigsh(
             k (rounded up) from the top and the rest from the bottom.
         rtol: residual that counts as converged, relative to the largest modulus. In float32
             products are good to about 1e-6.
-        max_products: limit; None means ``20 k + 200``.
+        max_products: limit, at least 2 k + 1; None means ``20 k + 200``.
         seed: of the start vector.
 
     Returns:
@@ -92,13 +92,18 @@ def eigsh(
     start = time.perf_counter()
     multiply = Counted(A)
     P = multiply.size
-    if not 1 <= k <= P:
+    if k != int(k) or not 1 <= k <= P:
         raise ValueError(f"k={k} is out of range: A has {P} eigenvalues, expected 1 <= k <= {P}")
     if which not in ("largest", "smallest", "both"):
         raise ValueError(f'which={which!r}; expected "largest", "smallest" or "both"')
     if not 0 < rtol < 1:
         raise ValueError(f"rtol={rtol} is out of range: expected 0 < rtol < 1")
     limit = 20 * k + 200 if max_products is None else max_products
+    if limit < 2 * k + 1:
+        raise ValueError(
+            f"max_products={limit} is out of range: {k} pairs take {k} products, as many to verify "
+            f"them and one to check the symmetry; expected at least {2 * k + 1}"
+        )
     basis = _Basis(multiply, min(P, 2 * k + 20), A.dtype, torch.Generator().manual_seed(seed))
     with tqdm(unit=" products", desc="eigsh", disable=None, leave=False) as bar:
         while True:
@@ -107,9 +112,12 @@ def eigsh(
             done = len(ritz) >= k and bool(
                 (residuals[wanted] <= 0.5 * rtol * ritz.abs().max()).all()
             )
-            if done or basis.is_whole or multiply.products + len(wanted) >= limit:
+            left = limit - k - multiply.products
+            if done or basis.is_whole or left < 1:
                 break
-            basis.extend(4, keep=_wanted(len(ritz), min(len(ritz), (3 * k) // 2 + 4), which))
+            basis.extend(
+                min(4, left), keep=_wanted(len(ritz), min(len(ritz), (3 * k) // 2 + 4), which)
+            )
             bar.set_postfix_str(f"residual {float(residuals[wanted].max()):.1e}")
             bar.update(multiply.products - bar.n)
     vectors = basis.vectors(weights[:, wanted])
@@ -140,7 +148,12 @@ class _Basis:
         self._generator = generator
         v, u = multiply.random_unit(generator), multiply.random_unit(generator)
         self._first_product: Tensor | None = multiply(v)
-        check_symmetric(u, multiply(u), v, self._first_product, dtype)
+        apart = asymmetry(u, multiply(u), v, self._first_product)
+        if apart > torch.finfo(dtype).eps ** 0.5:
+            raise ValueError(
+                f"A is not symmetric: u.Av - v.Au is {apart:.1e} of the norms for random u, v; "
+                "its eigenvalues may be complex. Symmetrise it, or use A.T @ A for singular values"
+            )
         self._V = torch.zeros(capacity + 1, multiply.size, dtype=v.dtype, device=v.device)
         self._V[0] = v
         self._T = torch.zeros(capacity + 1, capacity + 1, dtype=v.dtype)

@@ -85,9 +85,9 @@ class Operator:
                 "[P, K], or a dictionary of named tensors"
             )
         self._check(v)
-        with torch.no_grad():
-            block = v.detach().unsqueeze(1) if v.ndim == 1 else v.detach()
-            product = self._matmat(block)
+        with torch.inference_mode(False), torch.no_grad():
+            block = v.clone() if v.is_inference() else v.detach()
+            product = self._matmat(block.unsqueeze(1) if v.ndim == 1 else block)
         return product.squeeze(1) if v.ndim == 1 else product
 
     def _matmat(self, V: Tensor) -> Tensor:

@@ -20,10 +20,13 @@ class Network:
     """The outputs of ``model`` as a function of its chosen parameters.
 
     The values of all parameters and buffers are copied, so that later training does not move
-    the point. The module lends only its ``forward``.
+    the point. The module lends only its ``forward``: its parameters, buffers, gradients and modes
+    stay as they are.
     """
 
     def __init__(self, model: nn.Module, parameters: str | Sequence[str] | None) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
         _refuse_random_layers(model)
         self._model = model
         named = dict(model.named_parameters())
@@ -35,6 +38,7 @@ class Network:
         self.point = {name: values.pop(name) for name in chosen}
         self._frozen = values
         self._modes = [module.training for module in model.modules()]
+        self._padding = _padding_rows(model, chosen)
 
     def outputs(self, point: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """The model's outputs ``[B, ..., C]`` at ``point`` (name to tensor)."""
@@ -51,7 +55,8 @@ class Network:
         # A forward may update buffers in place; it gets copies.
         buffers = {name: buffer.clone() for name, buffer in self._buffers.items()}
         state = {**self._frozen, **buffers, **point}
-        outputs = torch.func.functional_call(self._model, state, (x,))
+        # A first layer may work in place; the user's data stays.
+        outputs = torch.func.functional_call(self._model, state, (x.clone(),))
         if not isinstance(outputs, Tensor):
             raise TypeError(
                 f"the model returned a {type(outputs).__name__}; expected a tensor of outputs "
@@ -61,9 +66,21 @@ class Network:
 
     def linearised(self, x: Tensor, direction: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Outputs ``[B, ..., C]`` at the point, and their derivative along a direction."""
-        outputs, change = torch.func.jvp(  # type: ignore[misc]
-            lambda point: self.outputs(point, x), (self.point,), (dict(direction),)
-        )
+        tangents = dict(direction)
+        for name, row in self._padding.items():
+            tangents[name] = tangents[name].clone()
+            tangents[name][row] = 0
+        try:
+            outputs, change = torch.func.jvp(  # type: ignore[misc]
+                lambda point: self.outputs(point, x), (self.point,), (tangents,)
+            )
+        except (NotImplementedError, RuntimeError) as error:
+            if "forward AD" not in str(error):
+                raise
+            raise ValueError(
+                "a layer of the model has no forward-mode derivative in torch, which the GGN and "
+                f"linearised predictions need (the Hessian does not): {str(error)[:120]}"
+            ) from error
         return outputs, change
 
     @property
@@ -120,12 +137,32 @@ def _choose(named: Mapping[str, Tensor], patterns: str | Sequence[str] | None) -
             )
         return chosen
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    if not patterns:
+        raise ValueError("parameters=[] names none; leave it out for all that require a gradient")
     for pattern in patterns:
-        if not fnmatch.filter(named, pattern):
+        if pattern not in named and not fnmatch.filter(named, pattern):
             raise ValueError(
                 f"parameters={pattern!r} matches no parameter; the model has {', '.join(named)}"
             )
-    return [n for n in named if any(fnmatch.fnmatchcase(n, pattern) for pattern in patterns)]
+    return [
+        name
+        for name in named
+        if name in patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    ]
+
+
+def _padding_rows(model: nn.Module, chosen: Sequence[str]) -> dict[str, int]:
+    """The padding row, by name, of each embedding whose weight is used once."""
+    # Backward takes that row as fixed; forward mode would let it move, and the GGN mix the two.
+    uses = [id(p) for module in model.modules() for p in module.parameters(recurse=False)]
+    return {
+        name: module.padding_idx
+        for prefix, module in model.named_modules()
+        if isinstance(module, nn.Embedding)
+        and module.padding_idx is not None
+        and (name := f"{prefix}.weight".lstrip(".")) in chosen
+        and uses.count(id(module.weight)) == 1
+    }
 
 
 def _check_parameters(chosen: Mapping[str, Tensor], named: Mapping[str, Tensor]) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INDEX, HEIGHT = "index i, in the order given", "eigenvalue |λ| [loss / parameter²]"
+INDEX, HEIGHT = "index i", "eigenvalue |λ| [loss / parameter²]"
 # Above these numbers single marks cannot be told apart and only make a page heavy.
 _RASTER_FROM, _LINE_FROM = 1000, 300
 # Above this number the index is logarithmic too, or the few large ones share one pixel.
@@ -227,6 +227,6 @@ def _draw_errors(axes: Axes, errors: Array) -> None:
         axes.plot(index[~exact], errors[~exact], marker="o", color=PALETTE[0], **look)
     if exact.any():
         level = smallest_magnitude(errors) / 10
-        look["label"] = count_label("no error at all", int(exact.sum()))
+        look["label"] = count_label("exactly equal", int(exact.sum()))
         axes.plot(index[exact], exact[exact] * level, marker="x", color=PALETTE[4], **look)
     index_axis(axes, len(errors))

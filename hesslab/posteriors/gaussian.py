@@ -37,6 +37,11 @@ class NullSpacePosterior:
         self.projector = projector
         size = _norm(projector.network)
         if prior_precision == "evidence":
+            if projector.rank == 0 or size == 0:
+                raise ValueError(
+                    f"the evidence has no maximum here: {projector.rank} directions are "
+                    f"constrained and the parameters have norm {size:g}; give a number"
+                )
             prior_precision = projector.rank / size**2
         self.prior_precision = _checked(prior_precision)
 
@@ -109,11 +114,11 @@ def _sample(
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(count, network.size, generator=generator, dtype=torch.float64)
     directions = project(noise.T.to(network.device)) / math.sqrt(prior_precision)
-    size = float(directions.square().sum(0).mean().sqrt()) / _norm(network)
+    step, theta = float(directions.square().sum(0).mean().sqrt()), _norm(network)
     return Samples(
         directions=directions.to(network.dtype),
         prior_precision=prior_precision,
-        relative_size=size,
+        relative_size=step / theta if theta else math.inf,
         seed=seed,
         network=network,
         loss=as_loss(loss),

@@ -34,7 +34,7 @@ class NullSpaceProjector:
         parameters: names or patterns of the parameters that may move; None means those that
             require a gradient.
         batch_size: examples per batch while J is computed.
-        memory_limit: bytes; a larger dense problem is refused before any work.
+        memory_limit: bytes; a larger problem is refused before its Jacobian is computed.
 
     Attributes:
         eigenvalues: squared singular values :math:`s_i^2`, float64, descending,
@@ -151,10 +151,9 @@ def _jacobian(network: Network, batches: Batches, memory_limit: float) -> Tensor
     v = torch.randn(P, generator=torch.Generator().manual_seed(0)).to(network.device, network.dtype)
     direction = network.split(v)
     needed = 0.0
-    with differentiable_kernels(), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), differentiable_kernels():
         for x, _ in batches:
-            rows, outputs, change = _batch_jacobian(network, x, direction)
-            needed += 24.0 * outputs * P
+            needed += 24.0 * len(x) * network.outputs(network.point, x[:1]).numel() * P
             if needed > memory_limit:
                 raise ValueError(
                     f"the dense null space needs more than {needed / 1e9:.1f} GB for the Jacobian "
@@ -162,6 +161,7 @@ def _jacobian(network: Network, batches: Batches, memory_limit: float) -> Tensor
                     f"{memory_limit / 1e9:.1f} GB: take a subset of the data, fewer parameters, "
                     "or raise memory_limit"
                 )
+            rows, change = _batch_jacobian(network, x, direction)
             pieces.append(rows)
             changes.append(change)
     jacobian = torch.cat(pieces)
@@ -177,8 +177,8 @@ def _jacobian(network: Network, batches: Batches, memory_limit: float) -> Tensor
 
 def _batch_jacobian(
     network: Network, x: Tensor, direction: dict[str, Tensor]
-) -> tuple[Tensor, int, Tensor]:
-    """Rows ``[B C, P]``, how many they are, and the directional derivative ``[B C]``."""
+) -> tuple[Tensor, Tensor]:
+    """Rows ``[B C, P]`` and the directional derivative ``[B C]``."""
 
     def single(point: dict[str, Tensor], one: Tensor) -> Tensor:
         return network.outputs(point, one.unsqueeze(0)).reshape(-1)
@@ -187,4 +187,4 @@ def _batch_jacobian(
     blocks = torch.func.vmap(torch.func.jacrev(single), in_dims=(None, 0))(network.point, x)
     rows = math.prod(change.shape)
     joined = torch.cat([block.reshape(rows, -1) for block in blocks.values()], dim=1)
-    return joined.double(), rows, change.reshape(-1).double()
+    return joined.double(), change.reshape(-1).double()

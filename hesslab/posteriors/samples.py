@@ -62,21 +62,24 @@ class Samples:
         """
         if mode not in ("linearised", "network"):
             raise ValueError(f'mode={mode!r}; expected "linearised" or "network"')
-        with torch.no_grad(), differentiable_kernels():
+        with torch.inference_mode(False), torch.no_grad(), differentiable_kernels():
             drawn = [self._output(x, delta, mode) for delta in self.directions.T]
         return torch.stack(drawn)
 
     def predict(
         self, x: Tensor, *, mode: Literal["linearised", "network"] = "linearised"
     ) -> Tensor:
-        """What every sample predicts: class probabilities, or the mean of a regression.
+        """What every sample predicts: class probabilities for a cross-entropy, else the outputs.
+
+        A cross-entropy is `CrossEntropy` or ``torch.nn.CrossEntropyLoss``; what the outputs of
+        another loss mean is not known here.
 
         Args:
             x: inputs ``[N, ...]``.
             mode: as for `outputs`.
 
         Returns:
-            ``[S, N, C]``; for `CrossEntropy` the last dimension sums to one.
+            ``[S, N, C]``; for a cross-entropy the last dimension sums to one.
         """
         outputs = self.outputs(x, mode=mode)
         return outputs.softmax(-1) if isinstance(self.loss, CrossEntropy) else outputs

@@ -52,9 +52,15 @@ def show(figure: Figure, *, alt: str, caption: str = "", raster: bool = False) -
 
 
 def slider(
-    frames: Sequence[Figure], *, labels: Sequence[object], alt: str, label: str, name: str
+    frames: Sequence[Figure],
+    *,
+    labels: Sequence[object],
+    alt: str,
+    label: str,
+    name: str,
+    start: int = 0,
 ) -> Output:
-    """Figures behind a slider that needs no kernel; without JavaScript the first one is seen.
+    """Figures behind a slider that needs no kernel; without JavaScript one of them is seen.
 
     Args:
         frames: at most 30 figures of one size, in order; they are closed.
@@ -62,13 +68,14 @@ def slider(
         alt: as in `show`; each frame adds its own label.
         label: what the slider changes.
         name: tells it from the other sliders of the chapter.
+        start: index of the frame that is seen first.
 
     Returns:
         The output, to stand on the last line of a cell.
 
     Raises:
-        ValueError: a text is missing, frames and labels differ in number, or there is more of
-            them than 30 or than 1 MB.
+        ValueError: a text is missing, frames and labels differ in number, there is more of them
+            than 30 or than 1 MB, or ``start`` is none of them.
     """
     for text, what in ((alt, "alt"), (label, "label"), (name, "name")):
         _need(text, what)
@@ -77,12 +84,14 @@ def slider(
             f"{len(frames)} frames and {len(labels)} labels; expected as many labels as frames, "
             f"and 1 to {MAX_FRAMES} of them"
         )
+    if not 0 <= start < len(frames):
+        raise ValueError(f"start={start} is out of range: expected 0 to {len(frames) - 1}")
     texts = [str(text) for text in labels]
     drawn = []
     for frame, text in zip(frames, texts, strict=True):
         drawn.append(_svg(frame, label=f"{alt} ({label}: {text})"))
         _close(frame)
-    html = _slider_html(drawn, texts, label, name, wide=_wide(frames[0]))
+    html = _slider_html(drawn, texts, label, name, start, wide=_wide(frames[0]))
     if len(html) > MAX_BYTES:
         raise ValueError(
             f"the {len(frames)} frames take {len(html) / 1e6:.1f} MB, at most "
@@ -92,13 +101,14 @@ def slider(
 
 
 def _slider_html(
-    drawn: Sequence[str], labels: Sequence[str], label: str, name: str, *, wide: bool
+    drawn: Sequence[str], labels: Sequence[str], label: str, name: str, start: int, *, wide: bool
 ) -> str:
-    """The range input, and one box per frame, all but the first hidden."""
+    """The range input, and one box per frame, all but one hidden."""
     scroll = ' tabindex="0"' if wide else ""
     key = "hl-slider-" + re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     boxes = "".join(
-        f'<div class="hl-frame" data-label="{escape(text)}"{" hidden" if index else ""}>{svg}</div>'
+        f'<div class="hl-frame" data-label="{escape(text)}"'
+        f"{'' if index == start else ' hidden'}>{svg}</div>"
         for index, (svg, text) in enumerate(zip(drawn, labels, strict=True))
     )
     # Everything that the handler needs lies around it, so a page needs no script of its own.
@@ -111,9 +121,9 @@ def _slider_html(
     return (
         f'<div class="hl-figure hl-slider{" hl-wide" if wide else ""}">'
         f'<div class="hl-control"><label for="{key}">{escape(label)}</label>'
-        f'<input type="range" id="{key}" min="0" max="{len(drawn) - 1}" value="0" step="1" '
-        f'autocomplete="off" aria-valuetext="{escape(labels[0])}" oninput="{escape(move)}">'
-        f'<output for="{key}">{escape(labels[0])}</output></div>'
+        f'<input type="range" id="{key}" min="0" max="{len(drawn) - 1}" value="{start}" step="1" '
+        f'autocomplete="off" aria-valuetext="{escape(labels[start])}" oninput="{escape(move)}">'
+        f'<output for="{key}">{escape(labels[start])}</output></div>'
         f'<div class="hl-frames"{scroll}>{boxes}</div></div>'
     )
 

@@ -70,4 +70,8 @@ def test_to_changes_the_dtype_of_floating_tensors_only():
     data = labelled([2, 2, 2]).to(dtype=torch.float64)
     assert data.x.dtype == torch.float64
     assert data.y.dtype == torch.int64
+    tokens = Dataset(torch.tensor([[1, 2]]), torch.tensor([[0.5]]), "tokens").to(
+        dtype=torch.float64
+    )
+    assert (tokens.x.dtype, tokens.y.dtype) == (torch.int64, torch.float64)
     assert "labelled: x [6, 1] torch.float64, 3 classes" in repr(data)

@@ -250,3 +250,66 @@ def test_model_that_returns_a_tuple():
 def test_batch_size_zero():
     with pytest.raises(ValueError, match="batch_size=0"):
         hl.Hessian(mlp(), CE, (X, Y), batch_size=0)
+
+
+def test_batch_statistics_hidden_in_the_forward():
+    class Hidden(nn.Linear):
+        def forward(self, x):
+            return nn.functional.batch_norm(super().forward(x), None, None, training=True)
+
+    with pytest.raises(ValueError, match=r"is not the sum over its parts.* depend on other"):
+        hl.Hessian(Hidden(4, 3), CE, (X, Y))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda f, y: nn.functional.cross_entropy(f, y, reduction="sum"),
+        lambda f, y: nn.functional.cross_entropy(f[y != 1], y[y != 1]),
+    ],
+    ids=["sum", "masked"],
+)
+def test_loss_that_is_no_mean_over_examples(loss):
+    with pytest.raises(ValueError, match="the loss is no mean over examples"):
+        hl.Hessian(mlp(), loss, (X, Y))
+
+
+def test_layer_with_a_wrong_second_derivative_in_torch():
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(4, 5))
+    model = nn.Sequential(layer, nn.Tanh(), nn.Linear(5, 3)).double()
+    with pytest.raises(ValueError, match=r"the Hessian of this model is not symmetric: .*weight_n"):
+        hl.Hessian(model, CE, (X.double(), Y))
+
+
+def test_layer_without_forward_mode():
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)))
+    with pytest.raises(ValueError, match="no forward-mode derivative in torch, which the GGN and"):
+        hl.GGN(model, CE, (X, Y))
+
+
+def test_no_parameters_named():
+    with pytest.raises(ValueError, match=r"parameters=\[\] names none"):
+        hl.Hessian(mlp(), CE, (X, Y), parameters=[])
+
+
+def test_things_in_the_wrong_place():
+    with pytest.raises(TypeError, match=r"model is a function; expected a torch.nn.Module"):
+        hl.Hessian(mlp, CE, (X, Y))
+    with pytest.raises(TypeError, match="loss is the class CrossEntropyLoss; pass an instance"):
+        hl.Hessian(mlp(), nn.CrossEntropyLoss, (X, Y))
+    with pytest.raises(TypeError, match=r"x is a ndarray and y a ndarray; .*torch.as_tensor"):
+        hl.Hessian(mlp(), CE, (X.numpy(), Y.numpy()))
+    with pytest.raises(
+        ValueError, match=r"batch 0 has inputs \[4\] and targets \[\]; expected a b"
+    ):
+        hl.Hessian(mlp(), CE, list(zip(X, Y, strict=True)))
+    with pytest.raises(ValueError, match="batch 1 is empty; leave it out"):
+        hl.Hessian(mlp(), CE, [(X, Y), (X[:0], Y[:0])]) @ torch.ones(43)
+    with pytest.raises(ValueError, match=r"batch_size=4.0; expected a whole number"):
+        hl.Hessian(mlp(), CE, (X, Y), batch_size=4.0)
+
+
+def test_flat_outputs_of_a_likelihood():
+    model = nn.Sequential(nn.Linear(4, 1), nn.Flatten(0))
+    with pytest.raises(ValueError, match=r"outputs have shape \(10,\); GaussianLikelihood expects"):
+        hl.Hessian(model, hl.losses.GaussianLikelihood(1.0), (X, torch.zeros(10)))

@@ -1,8 +1,12 @@
 """The Hessian and the GGN against dense references in float64."""
 
+import gc
+import weakref
+
 import pytest
 import scipy.sparse.linalg
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import hesslab as hl
@@ -120,13 +124,8 @@ def test_no_graph_survives_and_nothing_of_the_model_changes(operator):
     c = case("residual", "cross-entropy")
     before = {name: tensor.clone() for name, tensor in c.model.state_dict().items()}
     A = getattr(hl, operator)(c.model, c.loss, (c.x, c.y))
-    live = {name: p for name, p in c.model.named_parameters()}
-    saved = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-        product = A @ live  # parameters that require a gradient are fine
-        count = len(saved)
-        total = A.dict_to_vector(product).sum() + (A @ torch.ones(A.shape[1]).double()).sum()
-        del count
+    product = A @ dict(c.model.named_parameters())  # that these require a gradient is fine
+    total = A.dict_to_vector(product).sum() + (A @ torch.ones(A.shape[1]).double()).sum()
     assert not total.requires_grad
     with pytest.raises(RuntimeError, match="does not require grad"):
         total.backward()
@@ -220,3 +219,111 @@ def test_rows_of_a_real_residual_net_equal_double_backward(loss):
         pieces = torch.autograd.grad(flat[i], list(named.values()), retain_graph=True)
         expected = torch.cat([piece.flatten() for piece in pieces])
         torch.testing.assert_close(column, expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize("operator", ["Hessian", "GGN"])
+def test_products_leave_no_tensor_behind(operator):
+    c = case("mlp", "cross-entropy")
+    A = getattr(hl, operator)(c.model, c.loss, (c.x, c.y), batch_size=4)
+    v = torch.ones(A.shape[1], dtype=torch.float64)
+
+    def alive():
+        gc.collect()
+        return sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+
+    graph = []  # what autograd keeps while a product is taken
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: graph.append(weakref.ref(t)) or t, lambda t: t
+    ):
+        A @ v
+    gc.collect()
+    assert graph
+    kept = {id(p) for p in A._network.point.values()}
+    assert not [r for r in graph if r() is not None and r().numel() > 1 and id(r()) not in kept]
+    before = alive()
+    for _ in range(50):
+        A @ v
+    assert alive() == before
+
+
+class Recurrent(nn.Module):
+    """Token ids through an embedding with a padding row and an LSTM."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(6, 3, padding_idx=0)
+        self.lstm = nn.LSTM(3, 4, batch_first=True)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.lstm(self.embed(x))[0][:, -1])
+
+
+@pytest.mark.parametrize(("operator", "reference"), PAIRS)
+def test_token_ids_and_a_padding_row(operator, reference):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Recurrent().double()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 6, (N, 5), generator=generator)
+    y = torch.randint(0, 3, (N,), generator=generator)
+    named = list(model.parameters())
+    outputs = model(x)
+    loss = nn.functional.cross_entropy(outputs, y)
+    if operator == "Hessian":
+        gradient = torch.autograd.grad(loss, named, create_graph=True)
+        rows = torch.cat([piece.flatten() for piece in gradient])
+    else:
+        rows = outputs.flatten()
+    dense = torch.stack(
+        [
+            torch.cat([g.flatten() for g in torch.autograd.grad(
+                row, named, retain_graph=True, materialize_grads=True)])
+            if row.requires_grad else torch.zeros(sum(p.numel() for p in named)).double()
+            for row in rows
+        ]
+    )  # fmt: skip
+    if operator == "GGN":
+        p = outputs.detach().softmax(1)
+        H = torch.block_diag(*(torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1))) / N
+        dense = dense.T @ H @ dense
+    A = getattr(hl, operator)(model, hl.losses.CrossEntropy(), (x, y), batch_size=4)
+    torch.testing.assert_close(A.to_dense(), dense, **TOLERANCE)
+
+
+@pytest.mark.parametrize("operator", ["Hessian", "GGN"])
+def test_a_model_that_works_in_place_leaves_the_data_alone(operator):
+    c = case("mlp", "cross-entropy")
+    x = c.x.clone()
+    model = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 3)).double()
+    plain = nn.Sequential(nn.ReLU(), model[1])
+    v = torch.ones(15, dtype=torch.float64)
+    product = getattr(hl, operator)(model, c.loss, (x, c.y)) @ v
+    assert torch.equal(x, c.x)
+    assert torch.equal(product, getattr(hl, operator)(plain, c.loss, (x, c.y)) @ v)
+
+
+@pytest.mark.parametrize(("operator", "reference"), PAIRS)
+def test_products_under_inference_mode(operator, reference):
+    c = case("attention", "cross-entropy")
+    with torch.inference_mode():
+        x, v = c.x.clone(), torch.ones(len(c.flat()), dtype=torch.float64)
+        product = getattr(hl, operator)(c.model, c.loss, (x, c.y.clone())) @ v
+    torch.testing.assert_close(product, getattr(c, reference) @ torch.ones_like(v), **TOLERANCE)
+
+
+def test_a_loader_does_not_move_the_global_random_state():
+    c = case("mlp", "cross-entropy")
+    state = torch.get_rng_state()
+    H = hl.Hessian(c.model, c.loss, DataLoader(TensorDataset(c.x, c.y), batch_size=4))
+    H @ torch.ones(H.shape[1], dtype=torch.float64)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_name_with_brackets_is_a_name():
+    model = nn.Module()
+    model.p = nn.ParameterDict({"a[0]": nn.Parameter(torch.ones(3, dtype=torch.float64))})
+    model.forward = lambda x: x @ model.p["a[0]"].unsqueeze(1)
+    x = torch.randn(5, 3, dtype=torch.float64)
+    H = hl.Hessian(model, nn.MSELoss(), (x, torch.zeros(5, 1).double()), parameters="p.a[0]")
+    torch.testing.assert_close(H.to_dense(), 2 * x.T @ x / 5)

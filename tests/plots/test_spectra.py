@@ -68,7 +68,7 @@ def test_agreement_shows_relative_errors(line: Any) -> None:
     np.testing.assert_allclose(errors.get_ydata(), [0.2, 0.25], rtol=1e-12)
     np.testing.assert_array_equal(errors.get_xdata(), [1, 3])
     np.testing.assert_array_equal(exact.get_xdata(), [2])
-    assert exact.get_label() == "no error at all: 1"
+    assert exact.get_label() == "exactly equal: 1"
     assert bottom.get_ylabel() == "relative error"
     assert bottom.get_yscale() == "log"
 

@@ -122,3 +122,16 @@ def test_bad_count_and_mode(mlp):
         posterior.sample(0)
     with pytest.raises(ValueError, match='mode=\'glm\'; expected "linearised" or "network"'):
         posterior.sample(1).predict(mlp[0].x, mode="glm")
+
+
+def test_evidence_of_nothing():
+    c = case("mlp", "cross-entropy")
+    model = hl.models.mlp(4, 3, hidden=(5, 4), seed=0).double()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+    projector = NullSpaceProjector(model, c.loss, (c.x, c.y))
+    with pytest.raises(ValueError, match="the evidence has no maximum here"):
+        NullSpacePosterior(projector, prior_precision="evidence")
+    samples = NullSpacePosterior(projector, prior_precision=1.0).sample(2)
+    assert samples.relative_size == math.inf

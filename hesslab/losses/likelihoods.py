@@ -1,30 +1,12 @@
-r"""Losses with their exact output derivatives, per example and unscaled.
-
-Curvature needs three things of a loss :math:`\ell(f, y)`: its value, its gradient with respect to
-the outputs :math:`f`, and products with its Hessian :math:`H = \nabla_f^2 \ell`. For the two
-everyday likelihoods they have closed forms, which are cheaper and more accurate than
-differentiating twice:
-
-- `CrossEntropy`: :math:`H = \mathrm{diag}(p) - p p^T` with
-  :math:`S = \mathrm{diag}(\sqrt p) - p \sqrt p^T`, :math:`S S^T = H`;
-- `GaussianLikelihood`: :math:`H = I / s^2` with :math:`S = I / s`, :math:`s^2` the noise variance.
-
-Outputs have shape ``[B, ..., C]``: every position counts, and a mean is over examples and
-positions, as in torch. Source: Schraudolph (2002), Fast curvature matrix-vector products.
-"""
+"""The two everyday likelihoods, per example, with closed forms of their derivatives."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-
-LossLike: TypeAlias = "Loss | nn.Module | Callable[[Tensor, Tensor], Tensor]"
-"""One of ours, ``torch.nn.CrossEntropyLoss``, ``MSELoss``, or any callable
-``(outputs, targets) -> scalar mean over the batch``."""
 
 
 @runtime_checkable
@@ -173,7 +155,12 @@ class GaussianLikelihood(_PerExample):
         Raises:
             ValueError: they have not.
         """
-        _check_regression("GaussianLikelihood", outputs, targets)
+        check_regression("GaussianLikelihood", outputs, targets)
+        if outputs.ndim < 2:
+            raise ValueError(
+                f"the outputs have shape {tuple(outputs.shape)}; GaussianLikelihood expects "
+                "[B, ..., D], also for D = 1: let the model keep its last dimension"
+            )
 
     def value(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Nats per example ``[B, ...]``."""
@@ -210,136 +197,8 @@ class GaussianLikelihood(_PerExample):
         return outputs + math.sqrt(self.noise_variance) * noise
 
 
-class _MeanSquaredError(GaussianLikelihood):
-    """``torch.nn.MSELoss()``: the mean over D outputs too, so a noise variance of D / 2."""
-
-    def __init__(self) -> None:
-        super().__init__(noise_variance=1.0)
-
-    def __repr__(self) -> str:
-        return "MSELoss()"
-
-    def check(self, outputs: Tensor, targets: Tensor) -> None:
-        _check_regression("MSELoss", outputs, targets)
-
-    def count(self, outputs: Tensor) -> int:
-        return outputs.numel()
-
-    def value(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return (outputs - targets).square()
-
-    def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return 2 * (outputs - targets)
-
-    def hessian_product(self, outputs: Tensor, u: Tensor, targets: Tensor | None = None) -> Tensor:
-        return 2 * u
-
-
-class _Callable:
-    """Any ``(outputs, targets) -> scalar mean over the batch``, differentiated by autograd."""
-
-    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
-        self._function = function
-
-    def __repr__(self) -> str:
-        name = getattr(self._function, "__name__", type(self._function).__name__)
-        return f"{name} (differentiated by autograd)"
-
-    def check(self, outputs: Tensor, targets: Tensor) -> None:
-        pass
-
-    def count(self, outputs: Tensor) -> int:
-        return len(outputs)
-
-    def mean(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        loss = self._function(outputs, targets)
-        if not isinstance(loss, Tensor) or loss.ndim != 0:
-            found = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-            raise ValueError(
-                f"the loss returned {found}; expected a scalar tensor, the mean over the batch"
-            )
-        return loss
-
-    def sum(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return self.mean(outputs, targets) * self.count(outputs)
-
-    def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        gradient: Tensor = torch.func.grad(self.sum)(outputs, targets)
-        return gradient
-
-    def hessian_product(self, outputs: Tensor, u: Tensor, targets: Tensor | None = None) -> Tensor:
-        if targets is None:
-            raise ValueError("the Hessian of a plain callable needs the targets")
-        with torch.enable_grad():
-            f = outputs.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(self.sum(f, targets), f, create_graph=True)
-            if not gradient.requires_grad:  # the loss is linear in the outputs
-                return torch.zeros_like(u)
-            (product,) = torch.autograd.grad(gradient, f, u, materialize_grads=True)
-        return product
-
-
-def as_loss(loss: LossLike) -> Loss:
-    """One of our losses for anything that a user calls a loss.
-
-    Args:
-        loss: one of this module, ``torch.nn.CrossEntropyLoss``, ``torch.nn.MSELoss``, or a plain
-            callable ``(outputs [B, ...], targets) -> scalar``, the mean over the batch. torch's
-            cross-entropy takes classes in dimension 1, ours in the last one: for outputs
-            ``[B, C]`` they agree, others are refused.
-
-    Returns:
-        An object with the methods of `Loss`.
-
-    Raises:
-        ValueError: an option of a torch loss that changes its mean: ``weight``,
-            ``label_smoothing``, or a ``reduction`` other than "mean". (Targets equal to
-            ``ignore_index`` are refused as out of range.)
-        TypeError: it is not callable.
-    """
-    if isinstance(loss, _PerExample | _Callable):
-        return loss
-    reduction = getattr(loss, "reduction", "mean")
-    if reduction != "mean":
-        raise ValueError(
-            f'{type(loss).__name__} has reduction="{reduction}"; only the mean over examples has '
-            'a defined curvature here: build it with reduction="mean"'
-        )
-    for option in ("weight", "label_smoothing"):
-        if isinstance(loss, nn.Module) and not _is_default(getattr(loss, option, None)):
-            raise ValueError(
-                f"{type(loss).__name__}({option}=...) is not supported: it changes the mean over "
-                f"examples; leave {option} at its default"
-            )
-    if isinstance(loss, nn.CrossEntropyLoss):
-        return _TorchCrossEntropy()
-    if type(loss) is nn.MSELoss:
-        return _MeanSquaredError()
-    if not callable(loss):
-        raise TypeError(
-            f"loss is a {type(loss).__name__}; expected one of hesslab.losses, "
-            "torch.nn.CrossEntropyLoss(), torch.nn.MSELoss() or a callable (outputs, targets)"
-        )
-    return _Callable(loss)
-
-
-class _TorchCrossEntropy(CrossEntropy):
-    """``torch.nn.CrossEntropyLoss()`` on outputs ``[B, C]``."""
-
-    def __repr__(self) -> str:
-        return "CrossEntropyLoss()"
-
-    def check(self, outputs: Tensor, targets: Tensor) -> None:
-        if outputs.ndim != 2:
-            raise ValueError(
-                f"the outputs have shape {tuple(outputs.shape)}; torch.nn.CrossEntropyLoss puts "
-                "the classes in dimension 1 of such outputs: use hesslab.losses.CrossEntropy() "
-                "with outputs [B, ..., C]"
-            )
-        super().check(outputs, targets)
-
-
-def _check_regression(name: str, outputs: Tensor, targets: Tensor) -> None:
+def check_regression(name: str, outputs: Tensor, targets: Tensor) -> None:
+    """Refuse regression targets that have not the shape and dtype of the outputs."""
     if targets.shape != outputs.shape:
         raise ValueError(
             f"the targets have shape {tuple(targets.shape)} and the outputs "
@@ -351,7 +210,3 @@ def _check_regression(name: str, outputs: Tensor, targets: Tensor) -> None:
             f"the targets are {targets.dtype} and the outputs {outputs.dtype}; {name} expects "
             f"equal dtypes: convert with y.to({outputs.dtype})"
         )
-
-
-def _is_default(option: object) -> bool:
-    return option is None or (isinstance(option, float) and option == 0.0)
