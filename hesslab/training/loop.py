@@ -47,7 +47,8 @@ def fit(
 
     The model stays on its device, where the batches are moved to; it is trained in training mode
     and gets the modes of its modules back. The same seed gives the same weights on the same
-    device. The global random state is left as it was.
+    device. torch's global random state is left as it was. A caller's ``torch.no_grad`` or
+    ``torch.inference_mode`` does not reach into the training.
 
     Args:
         model: any module; only parameters that require a gradient are trained.
@@ -66,8 +67,11 @@ def fit(
         seed: of the order of the examples and of what the model draws itself (dropout).
         early_stop: stop when the test loss has not fallen for so many epochs, and return the
             weights of the best one; this makes the test data a part of the training.
-        checkpoint: a file written after each epoch. If it exists, the run is resumed from it, to
-            the same bits as without the interruption, and the model's weights are replaced.
+        checkpoint: a file written after each epoch. If it exists, the run is resumed from it and
+            the model's weights are replaced. The result has the same bits as without the
+            interruption, a shuffling loader's included, unless the batches or the model draw
+            from a generator of their own (``DataLoader(generator=...)``, persistent workers,
+            NumPy), whose state is not kept. The content of a loader is not compared.
         progress: show a progress bar; None means on a terminal only.
 
     Returns:
@@ -77,8 +81,9 @@ def fit(
         ValueError: an option is out of range, the data does not fit the model, or the checkpoint
             is of other settings.
         TypeError: an argument is of the wrong kind.
-        NotFinite: the loss or a parameter is NaN or infinite; training stops at once, before the
-            step, and the message names epoch, batch and learning rate.
+        NotFinite: a loss is NaN or infinite, and training stops before the step, or a parameter
+            is, which is looked at after each epoch, before its checkpoint is written. The message
+            names epoch and learning rate, and the batch of a loss.
 
     Cost: ``epochs`` passes of a forward and a backward, and a forward of the test data after each.
 
@@ -95,26 +100,26 @@ def fit(
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed is a {type(seed).__name__}; expected an int")
     device, dtype = _place(model)
-    feed = make_feed(train, batch_size=batch_size, device=device, dtype=dtype, seed=seed)
-    run = Run(model, as_loss(loss), feed, device, seed)
-    if test is not None:
-        run.test = as_batches(test, batch_size=batch_size, device=device, dtype=dtype)
-    run.optimizer = make_optimizer(optimizer, model, lr)
-    run.schedule = make_schedule(schedule, run.optimizer, lambda: epochs * len(feed))
-    if checkpoint is not None:
-        run.path = Path(checkpoint)
-        run.settings = {
-            "model": _describe_model(model),
-            "loss": repr(run.loss),
-            "train": feed.fingerprint(),
-            "test": data_fingerprint(test),
-            "optimizer": describe_optimizer(run.optimizer),
-            "schedule": describe_schedule(run.schedule, epochs),
-            "batch_size": str(batch_size),
-            "seed": str(seed),
-            "early_stop": str(early_stop),
-        }
-    with _left_as_found(model, device):
+    with _left_as_found(model, device):  # to begin to iterate over a loader draws a number, too
+        feed = make_feed(train, batch_size=batch_size, device=device, dtype=dtype, seed=seed)
+        run = Run(model, as_loss(loss), feed, device, seed)
+        if test is not None:
+            run.test = as_batches(test, batch_size=batch_size, device=device, dtype=dtype)
+        run.optimizer = make_optimizer(optimizer, model, lr)
+        run.schedule = make_schedule(schedule, run.optimizer, lambda: epochs * len(feed))
+        if checkpoint is not None:
+            run.path = Path(checkpoint)
+            run.settings = {
+                "model": _describe_model(model),
+                "loss": repr(run.loss),
+                "train": feed.fingerprint(),
+                "test": data_fingerprint(test),
+                "optimizer": describe_optimizer(run.optimizer),
+                "schedule": describe_schedule(run.schedule, epochs),
+                "batch_size": str(batch_size),
+                "seed": str(seed),
+                "early_stop": str(early_stop),
+            }
         return run.go(epochs, early_stop, progress)
 
 
@@ -140,6 +145,11 @@ def _place(model: nn.Module) -> tuple[torch.device, torch.dtype | None]:
             "to one with model.to(device)"
         )
     for name, parameter in parameters.items():
+        if parameter.is_inference():
+            raise ValueError(
+                f"the parameter {name} was made under torch.inference_mode and can have no "
+                "gradient; build the model outside of it"
+            )
         if not bool(parameter.isfinite().all()):
             raise NotFinite(f"the parameter {name} holds NaN or infinite values before training")
     dtypes = {p.dtype for p in parameters.values()}
@@ -156,11 +166,15 @@ def _describe_model(model: nn.Module) -> str:
 
 @contextmanager
 def _left_as_found(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Give modules their modes back, and the global generators their states."""
+    """Record gradients; then give modules their modes back, and global generators their states."""
     modes = {module: module.training for module in model.modules()}
     devices = [device] if device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices=devices):
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.random.fork_rng(devices=devices),
+        ):
             yield
     finally:
         for module, training in modes.items():

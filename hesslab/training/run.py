@@ -75,6 +75,7 @@ class Run:
             totals.add(*self._step(x, y, f"epoch {epoch}, batch {number}"), y)
             if self.schedule is not None:
                 self.schedule.step()
+        self._check_parameters(epoch, rate)
         self.optimizer.zero_grad(set_to_none=True)
         test_loss, test_accuracy = self._evaluate(epoch)
         self.record.append(
@@ -127,6 +128,15 @@ class Run:
         else:
             cause = "the outputs or targets give no finite loss; try a lower learning rate"
         raise NotFinite(f"the loss is {value} in {where}, at learning rate {rate:g}: {cause}")
+
+    def _check_parameters(self, epoch: int, rate: float) -> None:
+        """Refuse what the last step did: no later loss of this epoch would show it."""
+        for name, parameter in self.model.named_parameters():
+            if not bool(parameter.isfinite().all()):
+                raise NotFinite(
+                    f"the parameter {name} is not finite after epoch {epoch}, at learning rate "
+                    f"{rate:g}, most likely since the learning rate is too high; lower it"
+                )
 
     def _look(self, x: Tensor, y: Tensor) -> None:
         """Refuse test data that does not fit before an epoch is spent."""
@@ -196,7 +206,8 @@ class _Totals:
     def add(self, loss: float, outputs: Tensor, y: Tensor) -> None:
         self._examples += len(y)
         self._loss += loss * len(y)
-        if y.is_floating_point() or outputs.shape[:-1] != y.shape:
+        # One output is no choice of a class: integer targets are counts then.
+        if y.is_floating_point() or outputs.shape[:-1] != y.shape or outputs.shape[-1] == 1:
             self._classes = False
             return
         self._answers += y.numel()

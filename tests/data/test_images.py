@@ -232,22 +232,45 @@ def test_cifar_batches_are_read_in_order(folders, tiny_cifar):
     assert test.y.tolist() == list(range(10))
 
 
-@pytest.mark.parametrize("split", ["both", "train", "test"])
-@pytest.mark.parametrize("name", ["data_batch_4", "test_batch", "batches.meta"])
-def test_altered_cifar_batch_is_refused_before_it_is_unpickled(folders, tiny_cifar, name, split):
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("data_batch_4", "train"),
+        ("test_batch", "test"),
+        ("batches.meta", "test"),
+        ("data_batch_4", "both"),
+        ("batches.meta", "both"),
+    ],
+)
+def test_altered_cifar_batch_is_refused_before_it_is_unpickled(
+    folders, tiny_cifar, name, split, monkeypatch
+):
     folder = folders[0] / "cifar-10-batches-py"
     _place_batches(folder, tiny_cifar)
     (folder / name).write_bytes(tiny_cifar[name] + b".")
+    monkeypatch.setattr(images.pickle, "load", lambda file, **_: pytest.fail("unpickled"))
     with pytest.raises(DamagedFile, match=f"{folder / name} has .*, expected"):
         cifar10(split=split, download=False)
 
 
-def test_incomplete_cifar_folder_is_named(folders, tiny_cifar):
+def test_each_part_of_cifar_loads_alone(folders, tiny_cifar):
     folder = folders[0] / "cifar-10-batches-py"
-    _place_batches(folder, tiny_cifar)
-    (folder / "data_batch_2").unlink()
-    with pytest.raises(MissingData, match=f"data_batch_2 is not in {folders[0]}"):
-        cifar10(split="test", download=False)
+    _place_batches(folder, {n: tiny_cifar[n] for n in ("test_batch", "batches.meta")})
+    test = cifar10(split="test", normalisation=Normalisation((0,) * 3, (1,) * 3), download=False)
+    expected = pickle.loads(tiny_cifar["test_batch"])["data"].reshape(10, 3, 32, 32)
+    torch.testing.assert_close(test.x * 255, torch.from_numpy(expected).float())
+    with pytest.raises(MissingData, match=r"data_batch_5.*read it with split='test'"):
+        cifar10(download=False)
+
+
+def test_a_file_without_a_known_sum_is_read_once_for_its_own(folders, tiny, monkeypatch):
+    _place(folders[0] / "KMNIST/raw")
+    read = []
+    monkeypatch.setattr(_files, "sha256", lambda path: read.append(path.name) or "sum")
+    monkeypatch.setattr(_files, "_sum", _files.sha256)
+    kmnist(split="train", download=False)
+    assert sorted(read) == ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"]
+    assert _files.read_files == {f"KMNIST/raw/{name}": "sum" for name in sorted(read)}
 
 
 def test_cifar_download_is_unpacked_and_checked(folders, tiny_cifar, server, monkeypatch):

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from hesslab import models, training
 from hesslab.errors import DamagedFile
@@ -66,6 +67,20 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path, optimizer, e
     assert equal(resumed, unbroken)
     for column in ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "lr"):
         assert getattr(history, column) == getattr(expected, column)
+
+
+def test_a_shuffling_loader_resumes_bit_for_bit(tmp_path):
+    def loader():
+        return DataLoader(TensorDataset(*data()), batch_size=16, shuffle=True)
+
+    unbroken, broken, resumed = Net(), Net(), Net(seed=5)
+    run(unbroken, None, train=loader())
+    interrupt_in(broken, epoch=3)
+    with pytest.raises(KeyboardInterrupt):
+        run(broken, tmp_path / "run.pt", train=loader())
+    torch.rand(1)  # the caller's random state plays no part
+    run(resumed, tmp_path / "run.pt", train=loader())
+    assert equal(resumed, unbroken)
 
 
 def test_an_interruption_leaves_the_last_checkpoint_and_nothing_else(tmp_path):

@@ -210,6 +210,20 @@ def test_a_shuffling_loader_trains_and_repeats_by_seed():
     assert not torch.equal(runs[0], runs[2])
 
 
+def test_one_output_with_counts_as_targets_has_no_accuracy():
+    x, _ = regression()
+    counts = torch.arange(len(x)) % 4
+
+    def poisson(outputs, y):
+        return nn.functional.poisson_nll_loss(outputs.squeeze(1), y)
+
+    history = training.fit(
+        models.mlp(3, 1), poisson, (x, counts), test=(x, counts), lr=1e-3, epochs=1
+    )
+    assert history.train_accuracy is None
+    assert history.test_accuracy is None
+
+
 # --- what it leaves alone -----------------------------------------------------------------------
 
 
@@ -239,6 +253,40 @@ def test_global_random_state_is_left_alone():
     training.fit(Noisy(), CrossEntropy(), classification(), epochs=1)
     assert torch.equal(torch.get_rng_state(), before)
     assert (np.random.get_state()[1] == numpy_before).all()  # noqa: NPY002
+
+
+class Unsized:
+    """Batches of a loader whose number is found by going through them."""
+
+    def __init__(self, loader):
+        self.loader = loader
+
+    def __iter__(self):
+        return iter(self.loader)
+
+
+@pytest.mark.parametrize("wrap", [lambda loader: loader, Unsized])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_global_random_state_is_left_alone_with_loaders(shuffle, wrap):
+    data = TensorDataset(*classification())
+    loader = wrap(DataLoader(data, batch_size=8, shuffle=shuffle))
+    before = torch.get_rng_state()
+    training.fit(
+        Noisy(), CrossEntropy(), loader, test=DataLoader(data), schedule="cosine", epochs=2
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_the_callers_gradient_mode_plays_no_part(mode):
+    data = classification()
+    expected, model = small(), small()
+    training.fit(expected, CrossEntropy(), data, test=data, epochs=2)
+    with mode():
+        training.fit(model, CrossEntropy(), data, test=data, epochs=2)
+        assert not torch.is_grad_enabled()
+        assert torch.is_inference_mode_enabled() == (mode is torch.inference_mode)
+    assert torch.equal(weights(model), weights(expected))
 
 
 def test_modes_are_given_back_also_after_an_error():
@@ -370,6 +418,22 @@ def test_divergence_stops_at_once_and_says_where():
     model = models.mlp(3, 1, hidden=())
     with pytest.raises(NotFinite, match=r"in epoch \d+, batch \d+, at learning rate 1000: the"):
         training.fit(model, nn.MSELoss(), (x, y), optimizer="sgd", lr=1e3, epochs=50, batch_size=8)
+
+
+def test_a_last_step_that_diverges_is_seen_and_not_saved(tmp_path):
+    x, y = regression()
+    model = models.mlp(3, 1, hidden=())
+    options = {"optimizer": "sgd", "lr": 3e38, "epochs": 1, "batch_size": 23}
+    with pytest.raises(NotFinite, match=r"output\.\w+ is not finite after epoch 1, .* rate 3e\+38"):
+        training.fit(model, nn.MSELoss(), (x, y), checkpoint=tmp_path / "run.pt", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_made_in_inference_mode_is_refused():
+    with torch.inference_mode():
+        model = small()
+    with pytest.raises(ValueError, match=r"was made under torch\.inference_mode"):
+        training.fit(model, CrossEntropy(), classification(), epochs=1)
 
 
 def test_bad_weights_are_not_made_worse_by_a_step():
