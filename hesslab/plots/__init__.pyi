@@ -7,5 +7,6 @@ from .pictures import images as images
 from .regression import compare_samples as compare_samples
 from .regression import curve as curve
 from .regression import function_samples as function_samples
+from .side_by_side import compare_eigenvalues as compare_eigenvalues
 from .spectra import agreement as agreement
 from .spectra import eigenvalues as eigenvalues

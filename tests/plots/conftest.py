@@ -83,6 +83,9 @@ def every_figure(fit: Fit, spectrum: Any) -> dict[str, Callable[[], Any]]:
         "eigenvalues": lambda: plots.eigenvalues(
             spectrum, reference=spectrum, cutoff=1e-3, floor=1e-12
         ),
+        "compare_eigenvalues": lambda: plots.compare_eigenvalues(
+            {"one": top, "two": 2 * top}, errors={"one": 0.1 * np.abs(top)}, boundary=9
+        ),
         "agreement": lambda: plots.agreement(top, top * (1 + 1e-7)),
         "threshold": lambda: plots.threshold(
             spectrum, 1e-6, np.abs(spectrum) <= 1e-3, x=fit.x, mean=fit.mean,
