@@ -26,8 +26,8 @@ class Curvature(Operator):
     (*streaming*): memory does not grow with it.
 
     Args:
-        model: any module without active dropout or batch statistics; it is never changed, and
-            training it later does not move the operator.
+        model: any module without active dropout or batch statistics. Its parameters, buffers,
+            gradients and modes are never changed, and training it later moves no operator.
         loss: one of `hesslab.losses`, ``torch.nn.CrossEntropyLoss()``, ``MSELoss()`` or a callable
             ``(outputs, targets) -> scalar mean``.
         data: a `Dataset`, a pair of tensors, or batches in a fixed order.
