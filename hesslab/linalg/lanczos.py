@@ -92,18 +92,9 @@ def eigsh(
     start = time.perf_counter()
     multiply = Counted(A)
     P = multiply.size
-    if k != int(k) or not 1 <= k <= P:
-        raise ValueError(f"k={k} is out of range: A has {P} eigenvalues, expected 1 <= k <= {P}")
-    if which not in ("largest", "smallest", "both"):
-        raise ValueError(f'which={which!r}; expected "largest", "smallest" or "both"')
-    if not 0 < rtol < 1:
-        raise ValueError(f"rtol={rtol} is out of range: expected 0 < rtol < 1")
     limit = 20 * k + 200 if max_products is None else max_products
-    if limit < 2 * k + 1:
-        raise ValueError(
-            f"max_products={limit} is out of range: {k} pairs take {k} products, as many to verify "
-            f"them and one to check the symmetry; expected at least {2 * k + 1}"
-        )
+    _check_request(k, P, which, rtol, limit)
+    k = int(k)
     basis = _Basis(multiply, min(P, 2 * k + 20), A.dtype, torch.Generator().manual_seed(seed))
     with tqdm(unit=" products", desc="eigsh", disable=None, leave=False) as bar:
         while True:
@@ -132,6 +123,21 @@ def eigsh(
         seconds=time.perf_counter() - start,
         seed=seed,
     )
+
+
+def _check_request(k: int, P: int, which: str, rtol: float, limit: int) -> None:
+    """Refuse what cannot be computed, with the range that can."""
+    if k != int(k) or not 1 <= k <= P:
+        raise ValueError(f"k={k} is out of range: A has {P} eigenvalues, expected 1 <= k <= {P}")
+    if which not in ("largest", "smallest", "both"):
+        raise ValueError(f'which={which!r}; expected "largest", "smallest" or "both"')
+    if not 0 < rtol < 1:
+        raise ValueError(f"rtol={rtol} is out of range: expected 0 < rtol < 1")
+    if limit < 2 * k + 1:
+        raise ValueError(
+            f"max_products={limit} is out of range: {k} pairs take {k} products, as many to verify "
+            f"them and one to check the symmetry; expected at least {2 * k + 1}"
+        )
 
 
 class _Basis:
