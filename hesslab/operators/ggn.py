@@ -17,7 +17,8 @@ class GGN(Curvature):
     closed form of the loss Hessian, and backward (:math:`J^T u`). It takes the arguments of
     `Curvature`.
 
-    Cost: one pass; about 1.7 gradients for a vector.
+    Cost: one pass; for a ResNet-20 on the CPU 2.2 gradients for a vector and 1.9 for each further
+    column of a block.
     Source: Schraudolph (2002), Fast curvature matrix-vector products.
     """
 
