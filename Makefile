@@ -45,10 +45,10 @@ endif
 types: $(READY)
 	$(BIN)/python -m mypy
 
-# Each script measures one claim and writes benchmarks/results/.
+# Each script measures one claim and writes benchmarks/results/; _*.py are their parts.
 bench: $(READY)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
-	for script in $(sort $(wildcard benchmarks/*.py)); do $(BIN)/python $$script; done
+	for script in $(sort $(wildcard benchmarks/[!_]*.py)); do $(BIN)/python $$script; done
 
 # Long runs whose numbers the chapters draw; each script writes book/results/.
 record: $(READY)

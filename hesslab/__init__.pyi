@@ -10,6 +10,11 @@ from . import posteriors as posteriors
 from . import report as report
 from . import training as training
 from .operators import GGN as GGN
+from .operators import NTK as NTK
+from .operators import Fisher as Fisher
+from .operators import GradientCovariance as GradientCovariance
 from .operators import Hessian as Hessian
+from .operators import Jacobian as Jacobian
+from .operators import diagnose as diagnose
 
 __version__: str

@@ -47,7 +47,7 @@ class Counted:
         """``A @ v`` for a float64 ``[P]`` or ``[P, K]``, in float64."""
         product: Tensor = (self._A @ v.to(self._A.dtype)).double()
         self.products += 1 if v.ndim == 1 else v.shape[1]
-        if not bool(product.isfinite().all()):
+        if not all_finite(product):
             raise NotFinite(f"product {self.products} with A is NaN or infinite")
         return product
 
@@ -56,6 +56,12 @@ class Counted:
         v = torch.randn(self.size, generator=generator, dtype=torch.float64)
         unit: Tensor = (v / v.norm()).to(self._A.device)
         return unit
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether no entry is NaN or infinite. Cost: as a rule that of a sum."""
+    # A sum of finite numbers may overflow, but no sum hides a NaN or an infinity.
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def asymmetry(u: Tensor, Au: Tensor, v: Tensor, Av: Tensor) -> float:

@@ -1,5 +1,15 @@
+from .allocator import keep_freed_memory as keep_freed_memory
 from .base import Operator as Operator
+from .covariance import GradientCovariance as GradientCovariance
 from .curvature import Curvature as Curvature
+from .diagnosis.diagnose import Diagnosis as Diagnosis
+from .diagnosis.diagnose import diagnose as diagnose
+from .fisher import Fisher as Fisher
 from .ggn import GGN as GGN
+from .ggn import GaussNewton as GaussNewton
 from .hessian import Hessian as Hessian
+from .jacobian import NTK as NTK
+from .jacobian import Jacobian as Jacobian
 from .network import Network as Network
+from .scalings import adam_scaling as adam_scaling
+from .scalings import filter_norms as filter_norms

@@ -6,13 +6,15 @@ import torch
 from torch import Tensor
 
 from hesslab.operators.curvature import Curvature
+from hesslab.operators.engine.traced import Kind, Traced
 
 
 class Hessian(Curvature):
     r"""The Hessian :math:`H = \nabla^2_\theta L`, ``[P, P]``, as a matrix that multiplies.
 
-    By reverse over reverse: the graph of a batch's gradient is built once, shared by the K
-    columns of a block, and freed before the next batch. It takes the arguments of `Curvature`.
+    The graph of the gradient, made from the traced network, is differentiated in forward mode; a
+    network that cannot be traced goes by reverse over reverse. It takes the arguments of
+    `Curvature`.
 
     Cost: one pass; for a ResNet-20 on the CPU 3.6 gradients for a vector and 2.7 for each further
     column of a block.
@@ -26,13 +28,20 @@ class Hessian(Curvature):
     (26, 26)
     """
 
+    _kind: Kind = "hessian"
+
+    def _traced_product(self, traced: Traced, V: Tensor) -> tuple[Tensor, int]:
+        return traced.hessian(V)
+
     def _batch_product(self, x: Tensor, y: Tensor, V: Tensor) -> tuple[Tensor, int]:
         leaves, outputs = self._forward(x, y)
         inputs = list(leaves.values())
         total = self._loss.sum(outputs, y)
+        product = torch.zeros_like(V)
+        if not total.requires_grad:  # no chosen parameter plays a part
+            return product, self._loss.count(outputs)
         gradient = torch.autograd.grad(total, inputs, create_graph=True, materialize_grads=True)
         curved = [i for i, piece in enumerate(gradient) if piece.requires_grad]
-        product = torch.zeros_like(V)
         if not curved:  # the loss is linear in the parameters
             return product, self._loss.count(outputs)
         for k in range(V.shape[1]):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from hesslab.data import Batches
 from hesslab.errors import NotDeterministic, NotFinite
+from hesslab.operators.norms import BatchNormMode, Norms
 
 
 class Network:
@@ -22,12 +24,22 @@ class Network:
     The values of all parameters and buffers are copied, so that later training does not move
     the point. The module lends only its ``forward``: its parameters, buffers, gradients and modes
     stay as they are.
+
+    ``batchnorm`` overrides the train/eval mode of the BatchNorm modules, and of no others.
+    "population" needs `measure_population` before the outputs are asked for.
     """
 
-    def __init__(self, model: nn.Module, parameters: str | Sequence[str] | None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        parameters: str | Sequence[str] | None,
+        *,
+        batchnorm: BatchNormMode | None = None,
+    ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
         _refuse_random_layers(model)
+        self._norms = Norms(model, batchnorm)
         self._model = model
         named = dict(model.named_parameters())
         chosen = _choose(named, parameters)
@@ -37,12 +49,24 @@ class Network:
             self._buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
         self.point = {name: values.pop(name) for name in chosen}
         self._frozen = values
+        self._names = _names(model)
         self._modes = [module.training for module in model.modules()]
-        self._padding = _padding_rows(model, chosen)
+        self.padding = _padding_rows(model, chosen)
 
     def outputs(self, point: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """The model's outputs ``[B, ..., C]`` at ``point`` (name to tensor)."""
-        if torch.is_autocast_enabled(x.device.type):
+        self.check_unchanged(x.device)
+        # A forward may update buffers in place; it gets copies.
+        buffers = {name: buffer.clone() for name, buffer in self._buffers.items()}
+        return self.forward({**self._frozen, **buffers, **point}, x)
+
+    def check_unchanged(self, device: torch.device) -> None:
+        """Refuse to go on where the function is no longer the one that the operator was built on.
+
+        Raises:
+            ValueError: autocast is on, or the model's train/eval mode has changed.
+        """
+        if torch.is_autocast_enabled(device.type):
             raise ValueError(
                 "autocast is on, and its rounding would be differentiated; "
                 "take products outside torch.autocast"
@@ -52,11 +76,14 @@ class Network:
                 "the model's train/eval mode has changed since the operator was built; "
                 "build a new operator, or restore the mode"
             )
-        # A forward may update buffers in place; it gets copies.
-        buffers = {name: buffer.clone() for name, buffer in self._buffers.items()}
-        state = {**self._frozen, **buffers, **point}
-        # A first layer may work in place; the user's data stays.
-        outputs = torch.func.functional_call(self._model, state, (x.clone(),))
+
+    def forward(self, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """The model's outputs ``[B, ..., C]`` with all its parameters and buffers given."""
+        full = {name: state[first] for name, first in self._names.items()}
+        with self._norms.replaced():
+            # A first layer may work in place; the user's data stays. torch's own tying would leave
+            # the given tensors in a module that stands at two places.
+            outputs = torch.func.functional_call(self._model, full, (x.clone(),), tie_weights=False)
         if not isinstance(outputs, Tensor):
             raise TypeError(
                 f"the model returned a {type(outputs).__name__}; expected a tensor of outputs "
@@ -64,10 +91,22 @@ class Network:
             )
         return outputs
 
+    def measure_population(self, batches: Batches, *, single: bool) -> None:
+        """Take the statistics of all batch norms over the data, and keep them as constants.
+
+        Args:
+            batches: all the data.
+            single: it is one batch.
+        """
+        with torch.no_grad():
+            self._norms.measure(
+                lambda x: self.outputs(self.point, x), batches, self._buffers, single=single
+            )
+
     def linearised(self, x: Tensor, direction: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Outputs ``[B, ..., C]`` at the point, and their derivative along a direction."""
         tangents = dict(direction)
-        for name, row in self._padding.items():
+        for name, row in self.padding.items():
             tangents[name] = tangents[name].clone()
             tangents[name][row] = 0
         try:
@@ -82,6 +121,44 @@ class Network:
                 f"linearised predictions need (the Hessian does not): {str(error)[:120]}"
             ) from error
         return outputs, change
+
+    def restrict(self, names: Sequence[str]) -> Network:
+        """The same network at the same point, as a function of fewer of its parameters."""
+        other = copy.copy(self)
+        other.point = {name: self.point[name] for name in names}
+        fixed = {name: value for name, value in self.point.items() if name not in names}
+        other._frozen = {**self._frozen, **fixed}
+        other.padding = {name: row for name, row in self.padding.items() if name in names}
+        return other
+
+    def state(self) -> dict[str, Tensor]:
+        """All parameters and buffers by name, the chosen parameters first."""
+        return {**self.point, **self._frozen, **self._buffers}
+
+    @property
+    def model(self) -> nn.Module:
+        """The user's module."""
+        return self._model
+
+    @contextmanager
+    def attributes_kept(self) -> Iterator[None]:
+        """Attributes that a forward sets on its modules are set back on the way out."""
+        before = [(module, dict(vars(module))) for module in self._model.modules()]
+        try:
+            yield
+        finally:
+            for module, attributes in before:
+                vars(module).clear()
+                vars(module).update(attributes)
+
+    def kind(self) -> tuple[Hashable, ...]:
+        """What `forward` depends on besides the values of parameters, buffers and inputs."""
+        return (tuple(self.point), tuple(self._modes), self._norms.mode)
+
+    @property
+    def depends_on_batch(self) -> bool:
+        """Whether an output depends on all examples of its batch, through batch statistics."""
+        return self._norms.depend_on_batch
 
     @property
     def size(self) -> int:
@@ -151,6 +228,17 @@ def _choose(named: Mapping[str, Tensor], patterns: str | Sequence[str] | None) -
     ]
 
 
+def _names(model: nn.Module) -> dict[str, str]:
+    """Each place of a parameter or buffer, with the name under which ``model`` lists it."""
+    names: dict[str, str] = {}
+    for listed in ("named_parameters", "named_buffers"):
+        first = {id(tensor): name for name, tensor in getattr(model, listed)()}
+        for prefix, module in model.named_modules():
+            for local, tensor in getattr(module, listed)(recurse=False, remove_duplicate=False):
+                names[f"{prefix}.{local}".lstrip(".")] = first[id(tensor)]
+    return names
+
+
 def _padding_rows(model: nn.Module, chosen: Sequence[str]) -> dict[str, int]:
     """The padding row, by name, of each embedding whose weight is used once."""
     # Backward takes that row as fixed; forward mode would let it move, and the GGN mix the two.
@@ -206,14 +294,6 @@ def _refuse_random_layers(model: nn.Module) -> None:
             raise NotDeterministic(
                 f"dropout is active between the layers of {kind}; call model.eval() first"
             )
-        if isinstance(module, _BatchNorm | _InstanceNorm):
-            uses_batch = module.training or module.running_mean is None
-            if isinstance(module, _BatchNorm) and uses_batch:
-                raise ValueError(
-                    f"{kind} normalises with the statistics of the batch, so that the loss is "
-                    "another function for each way of cutting the data into batches; call "
-                    "model.eval() to use its running statistics"
-                    + ("" if module.running_mean is not None else " (it keeps none now)")
-                )
-            if module.training and module.running_mean is not None:
-                raise ValueError(f"{kind} is in training mode and would update its statistics")
+        in_training = isinstance(module, _InstanceNorm) and module.training
+        if in_training and module.running_mean is not None:
+            raise ValueError(f"{kind} is in training mode and would update its statistics")

@@ -1,3 +1,5 @@
+from .costs import cost_curves as cost_curves
+from .costs import product_costs as product_costs
 from .cutoffs import threshold as threshold
 from .learning import history as history
 from .look import INK as INK

@@ -1,0 +1,107 @@
+"""The few operations that graphs consist of besides torch's own, and the names of those."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from hesslab.operators.engine.graph import Graph, operands, shape
+
+aten = torch.ops.aten
+
+# Elementwise functions of one tensor that are smooth almost everywhere.
+UNARY = frozenset(
+    getattr(aten, name).default
+    for name in [
+        "tanh",
+        "sigmoid",
+        "gelu",
+        "softplus",
+        "elu",
+        "exp",
+        "log",
+        "log1p",
+        "expm1",
+        "sin",
+        "cos",
+        "sqrt",
+        "rsqrt",
+        "reciprocal",
+        "erf",
+        "hardswish",
+        "hardsigmoid",
+        "leaky_relu",
+        "hardtanh",
+        "abs",
+    ]
+) | {aten.pow.Tensor_Scalar}
+
+
+def conv_input_grad(g: Tensor, x: Tensor, w: Tensor, geometry: Any) -> Tensor:
+    """The gradient of a convolution by its input; of ``x`` only the shape is read."""
+    mask = [True, False, False]
+    gradient: Tensor = aten.convolution_backward(g, x, w, None, *geometry, mask)[0]
+    return gradient
+
+
+def conv_weight_grad(g: Tensor, x: Tensor, w: Tensor, geometry: Any, bias: bool) -> Any:
+    """The gradients of a convolution by its weight and bias; of ``w`` only the shape is read."""
+    sizes = [g.shape[1]] if bias else None
+    return aten.convolution_backward(g, x, w, sizes, *geometry, [False, True, bias])[1:]
+
+
+def gather_pooled(x: Tensor, indices: Tensor) -> Tensor:
+    """The entries of ``x [..., H, W]`` that a max-pooling with these indices has picked."""
+    picked = x.flatten(-2).gather(-1, indices.flatten(-2))
+    return picked.view(indices.shape)
+
+
+def reshape(b: Graph, x: Node, size: list[int]) -> Node:
+    """``x`` in another shape; itself if it has it."""
+    if shape(x) == list(size):
+        return x
+    if x.target is aten.reshape.default:
+        return reshape(b, operands(x)[0], size)
+    return b.call(aten.reshape.default, x, list(size))
+
+
+def transpose(b: Graph, x: Node) -> Node:
+    """The transpose of a matrix; of a product it is the product of the transposes."""
+    if x.target is aten.t.default:
+        inner: Node = operands(x)[0]
+        return inner
+    if x.target is aten.mm.default:
+        left, right = operands(x)
+        return b.call(aten.mm.default, transpose(b, right), transpose(b, left))
+    return b.call(aten.t.default, x)
+
+
+def sum_to(b: Graph, x: Node, size: list[int]) -> Node:
+    """Sum over the dimensions along which ``size`` was broadcast to the shape of ``x``."""
+    full = shape(x)
+    if full == list(size):
+        return x
+    lead = len(full) - len(size)
+    over = [i for i in range(len(full)) if i < lead or (size[i - lead] == 1 and full[i] != 1)]
+    summed = b.call(aten.sum.dim_IntList, x, over, True) if over else x
+    return reshape(b, summed, size)
+
+
+def expand_to(b: Graph, x: Node, size: list[int]) -> Node:
+    """``x`` broadcast to a shape."""
+    return x if shape(x) == list(size) else b.call(aten.expand.default, x, list(size))
+
+
+def cast(b: Graph, x: Node, dtype: torch.dtype) -> Node:
+    """``x`` in another dtype; itself if it has it."""
+    return x if x.meta["val"].dtype == dtype else b.call(aten._to_copy.default, x, dtype=dtype)
+
+
+def add(b: Graph, x: Node | None, y: Node | None) -> Node | None:
+    """``x + y``, where None is zero."""
+    if x is None or y is None:
+        return x if y is None else y
+    return b.call(aten.add.Tensor, x, y)

@@ -1,0 +1,359 @@
+"""What a product does for one shape of batch, as graphs made from one trace of the forward.
+
+A traced forward falls into a *head*, which reads parameters only, and a *net*, which reads the
+data as well. Between them stand the head's values q: weights with the norm folded in, or
+parameters as they are. With the outputs f = net(q, x) and q = head(p):
+
+- a tangent of p becomes a tangent of q once per product;
+- every batch turns a tangent of q into one of the outputs, or into a cotangent of q;
+- the sum of the cotangents over all batches is pulled back through the head once per product.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.fx.node import map_arg
+
+from hesslab.operators.engine import forward
+from hesslab.operators.engine.graph import Graph, Untraceable, dependent, module, operands, shape
+from hesslab.operators.engine.linear import Linear
+from hesslab.operators.engine.normalise import DATA, normalise
+from hesslab.operators.engine.operations import aten
+from hesslab.operators.engine.reverse import pullback
+from hesslab.operators.engine.trace import trace
+
+# Operations that cost nothing, and so stay with their reader on the data's side of the cut.
+VIEWS = {
+    aten.t.default,
+    aten.transpose.int,
+    aten.permute.default,
+    aten.reshape.default,
+    aten.expand.default,
+}
+
+
+@dataclass(frozen=True)
+class LossGradient:
+    """The gradient of a batch's mean loss by the outputs, as one node of a graph."""
+
+    loss: Any
+    __name__ = "loss_gradient"
+
+    def __call__(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Of the outputs' shape."""
+        mean: Tensor = self.loss.gradient(outputs, y) / self.loss.count(outputs)
+        return mean
+
+
+@dataclass(frozen=True)
+class LossHessian:
+    """The Hessian of that mean loss by the outputs times a direction: the closed form."""
+
+    loss: Any
+    __name__ = "loss_hessian"
+
+    def __call__(self, outputs: Tensor, u: Tensor, y: Tensor) -> Tensor:
+        """Of the outputs' shape."""
+        mean: Tensor = self.loss.hessian_product(outputs, u, y) / self.loss.count(outputs)
+        return mean
+
+
+class Program:
+    """The graphs for one shape of batch; they hold no data and no parameter values.
+
+    Args:
+        run: the forward as a function of all parameters and buffers by name, and of a batch.
+        state: these tensors; only their shapes matter.
+        active: the names to differentiate by.
+        x: a batch ``[B, ...]``; only its shape matters.
+        compiled: whether what a batch does in each product goes through torch.compile.
+
+    Attributes:
+        rows: of the largest matrix product; infinite where there are convolutions or batches of
+            products.
+
+    Raises:
+        Untraceable: the forward cannot be written as a graph.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Mapping[str, Tensor], Tensor], Tensor],
+        state: Mapping[str, Tensor],
+        active: Sequence[str],
+        x: Tensor,
+        *,
+        compiled: bool = False,
+    ) -> None:
+        graph, names = trace(run, state, x)
+        self._compiled = compiled
+        head, inputs, output = normalise(graph, [*names, DATA])
+        self.constants = {name: getattr(graph, name[1:]) for name in inputs if name.startswith(".")}
+        self._inputs = {name: node for name, node in inputs.items() if name != DATA}
+        self._p = [inputs[name] for name in active]
+        kinds = {node.target for node in head.nodes}
+        last = x.device.type == "cpu" and x.ndim == 4 and aten.convolution.default in kinds
+        products = [node for node in head.nodes if node.target is aten.mm.default]
+        others = {aten.convolution.default, aten.bmm.default} & kinds
+        self.rows = math.inf if others else max((shape(node)[0] for node in products), default=0)
+        self._head, self._q = head, _cut(head, output, channels_last=last)
+        wanted = dependent(head.nodes, self._p)
+        self._active = [i for i, node in enumerate(self._q) if node in wanted]
+        self._net = _Net(head, self._q, inputs[DATA], output, channels_last=last)
+        self._hessians: dict[Any, Linear] = {}
+        self.output = output.meta["val"]
+        if not self._active or not output.meta["data"]:
+            raise Untraceable("the outputs do not depend on the data and the parameters")
+
+    # The head: once per point or per product.
+
+    @cached_property
+    def head(self) -> Callable[..., tuple[Tensor, ...]]:
+        """``(*inputs in the order of `names`) -> q``."""
+        return module(list(self._inputs.values()), self._q).forward
+
+    @property
+    def active(self) -> list[int]:
+        """Which of q depend on the parameters to differentiate by."""
+        return self._active
+
+    @property
+    def names(self) -> list[str]:
+        """The inputs of the head; those that begin with a dot are `constants`."""
+        return list(self._inputs)
+
+    @cached_property
+    def push(self) -> Linear:
+        """A tangent of p to one of the active q; fixed: the inputs of the head."""
+        b, env = _new()
+        fixed = _copy_inputs(b, env, self._inputs.values())
+        dp = [b.input(f"dp{i}", p.meta["val"]) for i, p in enumerate(self._p)]
+        wanted = [self._q[i] for i in self._active]
+        tangents = dict(zip((env[p] for p in self._p), dp, strict=True))
+        found = forward.pushforward(b, _between(wanted), tangents, _copier(b, env))
+        return Linear(fixed, dp, [found.get(env[q]) for q in wanted])
+
+    @cached_property
+    def pull(self) -> Linear:
+        """A cotangent of the active q to one of p; fixed: the inputs of the head."""
+        _, env, cotangents, pulled = self._pulled()
+        return Linear([env[node] for node in self._inputs.values()], cotangents, pulled)
+
+    @cached_property
+    def pull_tangent(self) -> Linear:
+        """How the pulled back gradient of q changes along tangents of p and of that gradient.
+
+        Fixed: the inputs of the head, the gradient of the active q; varying: the two tangents.
+        """
+        _, old, cotangents, pulled = self._pulled()
+        b, env = _new()
+        fixed = _copy_inputs(b, env, [*(old[n] for n in self._inputs.values()), *cotangents])
+        dp = [b.input(f"dp{i}", p.meta["val"]) for i, p in enumerate(self._p)]
+        dg = [b.input(f"dg{i}", g.meta["val"]) for i, g in enumerate(cotangents)]
+        tangents = dict(zip((env[old[p]] for p in self._p), dp, strict=True))
+        tangents |= dict(zip((env[g] for g in cotangents), dg, strict=True))
+        found = forward.pushforward(b, _between(pulled), tangents, _copier(b, env))
+        outputs = [None if g is None else found.get(env[g]) for g in pulled]
+        return Linear(fixed, [*dp, *dg], outputs)
+
+    @cached_property
+    def head_is_curved(self) -> bool:
+        """Whether `pull_tangent` reads the gradient of q."""
+        gradient = self.pull_tangent.fixed[len(self._inputs) :]
+        return any(node in self.pull_tangent.kept for node in gradient)
+
+    def _pulled(self) -> tuple[Graph, dict[Node, Node], list[Node], list[Node | None]]:
+        b, env = _new()
+        _copy_inputs(b, env, self._inputs.values())
+        copy = _copier(b, env)
+        active = [self._q[i] for i in self._active]
+        for node in _between(active):
+            copy(node)
+        cotangents = [b.input(f"g{i}", q.meta["val"]) for i, q in enumerate(active)]
+        outputs: dict[Node, Node] = {}
+        for q, g in zip(active, cotangents, strict=True):
+            outputs[env[q]] = g
+        return b, env, cotangents, pullback(b, outputs, [env[p] for p in self._p])
+
+    # The net: once per batch.
+
+    @cached_property
+    def jacobian(self) -> Jacobian:
+        """Tangents of the active q to tangents of the outputs, and cotangents back."""
+        jacobian = self._net.jacobian(self._active)
+        jacobian.jvp.compiled = jacobian.vjp.compiled = self._compiled
+        return jacobian
+
+    def hessian(self, loss: Any, y: Tensor, *, lean: bool = False) -> Linear:
+        """The tangent of the gradient of the mean loss by q.
+
+        Fixed: q, x, y; varying: a tangent of the active q; extra: the gradient.
+
+        Args:
+            loss: one of our losses.
+            y: targets of a batch; only their shape matters.
+            lean: keep only what the layers read, and compute their cotangents again each time.
+
+        Returns:
+            The map.
+        """
+        key = (loss, y.shape, y.dtype, lean)
+        if key not in self._hessians:
+            self._hessians[key] = self._net.hessian(self._active, loss, y, lean=lean)
+            self._hessians[key].compiled = self._compiled
+        return self._hessians[key]
+
+
+class Jacobian:
+    """The derivative of the outputs by the active q, in both directions, from one forward.
+
+    Attributes:
+        jvp: a tangent of q to one of the outputs.
+        vjp: a cotangent of the outputs to one of q.
+        prepare: ``(*q, x) -> (*residuals of jvp, *residuals of vjp, outputs)``.
+    """
+
+    def __init__(self, jvp: Linear, vjp: Linear, output: Node) -> None:
+        self.jvp, self.vjp = jvp, vjp
+        self.prepare = module(jvp.fixed, [*jvp.kept, *vjp.kept, output]).forward
+        self._shape = output.meta["val"].shape
+
+    def change(self, block: bool, kept: Sequence[Tensor], dq: Sequence[Tensor]) -> Tensor:
+        """The change of the outputs along a tangent of q, or a block of them."""
+        outputs = self.jvp.run(block, kept, dq)
+        if not outputs:  # nothing of q reaches the outputs
+            lead = dq[0].shape[:1] if block else ()
+            return torch.zeros(*lead, *self._shape, dtype=dq[0].dtype, device=dq[0].device)
+        return outputs[0]
+
+
+class _Net:
+    """The part of a forward that reads the data, as a graph of its own."""
+
+    def __init__(
+        self, head: Graph, q: Sequence[Node], x: Node, output: Node, *, channels_last: bool
+    ) -> None:
+        self._graph = b = Graph()
+        self.x = b.input(DATA, x.meta["val"], data=True)
+        self.q = [b.input(f"q{i}", node.meta["val"]) for i, node in enumerate(q)]
+        env = dict(zip(q, self.q, strict=True))
+        # What `_cut` has laid out anew is read under its old name.
+        env |= {operands(node)[0]: env[node] for node in q if node.target is aten.clone.default}
+        env[x] = self.x
+        if channels_last:
+            env[x] = b.call(aten.clone.default, self.x, memory_format=torch.channels_last)
+        copy = _copier(b, env)
+        for node in _between([output], stop=set(env)):
+            copy(node)
+        self.output = env[output]
+
+    def jacobian(self, active: Sequence[int]) -> Jacobian:
+        b, env = _new()
+        fixed = _copy_inputs(b, env, [*self.q, self.x])
+        q = [env[self.q[i]] for i in active]
+        dq = [b.input(f"dq{i}", node.meta["val"]) for i, node in enumerate(q)]
+        tangents = dict(zip(q, dq, strict=True))
+        found = forward.pushforward(b, _between([self.output]), tangents, _copier(b, env))
+        output = env[self.output]
+        u = b.input("u", output.meta["val"], data=True)
+        jvp = Linear(fixed, dq, [found.get(output)])
+        return Jacobian(jvp, Linear(fixed, [u], pullback(b, {output: u}, q)), output)
+
+    def hessian(self, active: Sequence[int], loss: Any, y: Tensor, *, lean: bool) -> Linear:
+        source, old = _new()
+        given = _copy_inputs(source, old, [*self.q, self.x])
+        copy = _copier(source, old)
+        for node in _between([self.output]):
+            copy(node)
+        target = source.input("y", y, data=True)
+        output = old[self.output]
+        u = source.call(LossGradient(loss), output, target, like=output)
+        wanted = [old[self.q[i]] for i in active]
+        gradient = pullback(source, {output: u}, wanted)
+        b, env = _new()
+        fixed = _copy_inputs(b, env, [*given, target])
+        dq = [b.input(f"dq{i}", q.meta["val"]) for i, q in enumerate(wanted)]
+        tangents = dict(zip((env[q] for q in wanted), dq, strict=True))
+        found = forward.pushforward(b, _between([*gradient, output]), tangents, _copier(b, env))
+        primal = [None if g is None else env[g] for g in gradient]
+        outputs = [None if g is None else found.get(g) for g in primal]
+        again = dependent(b.nodes, [env[u]]) - {env[u]} if lean else set()
+        return Linear(fixed, dq, outputs, extra=primal, recomputed=frozenset(again))
+
+
+@forward.rule(LossGradient)
+def _loss_gradient(b: Graph, node: Node, t: Any, outputs: Node, y: Node) -> Any:
+    target: Any = node.target
+    return b.call(LossHessian(target.loss), outputs, t(outputs), y, like=outputs)
+
+
+def _cut(b: Graph, output: Node, *, channels_last: bool) -> list[Node]:
+    """The nodes free of data that the rest reads; convolution weights in the layout wanted."""
+    found: dict[Node, None] = {}
+    seen: set[Node] = set()
+    todo = [output]
+    while todo:
+        node = todo.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node.meta["data"] or (node.target in VIEWS):
+            todo.extend(reversed(node.all_input_nodes))
+        else:
+            found[node] = None
+    front = [node for node in found if not node.meta["data"]]
+    if not channels_last:
+        return front
+    return [
+        b.call(aten.clone.default, q, memory_format=torch.channels_last)
+        if len(shape(q)) == 4
+        else q
+        for q in front
+    ]
+
+
+def _between(outputs: Sequence[Node | None], stop: set[Node] | None = None) -> list[Node]:
+    """The calls that lead to the outputs, in order, up to those of ``stop``."""
+    stop = stop or set()
+    needed: set[Node] = set()
+    todo = [node for node in outputs if node is not None]
+    if not todo:
+        return []
+    graph = todo[0].graph
+    while todo:
+        node = todo.pop()
+        if node not in needed and node not in stop:
+            needed.add(node)
+            todo.extend(node.all_input_nodes)
+    return [node for node in graph.nodes if node in needed and node.op != "placeholder"]
+
+
+def _new() -> tuple[Graph, dict[Node, Node]]:
+    """An empty graph, and where the nodes of another stand in it."""
+    return Graph(), {}
+
+
+def _copy_inputs(b: Graph, env: dict[Node, Node], inputs: Any) -> list[Node]:
+    for node in inputs:
+        env[node] = b.input(node.name, node.meta["val"], data=node.meta["data"])
+    return [env[node] for node in inputs]
+
+
+def _copier(b: Graph, env: dict[Node, Node]) -> Callable[[Node], Node]:
+    def copy(node: Node) -> Node:
+        if node not in env:
+            args: Any = map_arg(node.args, env.__getitem__)
+            kwargs: Any = map_arg(node.kwargs, env.__getitem__)
+            target: Any = node.target
+            env[node] = b.call(target, *args, like=node, **kwargs)
+        return env[node]
+
+    return copy

@@ -1,0 +1,327 @@
+"""Products over all batches by traced programs, and what is kept from one product to the next."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from hesslab.operators.engine.linear import Linear, memory
+from hesslab.operators.engine.point import Mean, Point, fill
+from hesslab.operators.engine.program import Program
+from hesslab.operators.network import Network
+
+# Tangents or cotangents of one column, or of a block of columns with a leading dimension.
+Pieces = Sequence[Tensor]
+Kind = Literal["hessian", "gauss-newton"]
+
+
+@dataclass
+class _Batch:
+    """A batch as it passes, and what a product has left with it for the next."""
+
+    number: int
+    point: Point
+    x: Tensor
+    y: Tensor
+    kept: tuple[Tensor, ...] | None = None
+    outputs: Tensor = field(default_factory=lambda: torch.empty(0))
+    data: Tensor | None = None  # of the middle of a Gauss-Newton product
+
+
+class Traced:
+    """A network at one point over batches.
+
+    Args:
+        network: at its point.
+        loss: one of our losses.
+        batches: pairs (x, y); gone through once a product unless residuals are kept.
+        block_size: columns that are multiplied at once by ``torch.func.vmap``; 1 takes one after
+            the other.
+        compiled: whether products that read residuals go through torch.compile.
+
+    Attributes:
+        keep: the next product keeps its residuals for those after it.
+        lean: what is kept leaves out the cotangents, which are then computed again.
+        seen: a product has gone through all data.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        loss: Any,
+        batches: Iterable[tuple[Tensor, Tensor]],
+        *,
+        block_size: int = 1,
+        compiled: bool = False,
+    ) -> None:
+        self._network, self._loss, self._source = network, loss, batches
+        self._points: dict[Any, Point] = {}
+        self._kept: list[_Batch] | None = None
+        self.block_size = block_size
+        self._compiled = compiled
+        self.keep = self.lean = self.seen = False
+
+    def hessian(self, V: Tensor) -> tuple[Tensor, int]:
+        """The Hessian of the mean of all terms times ``V`` ``[P, K]``; and the number of terms."""
+
+        def contribution(batch: _Batch, dq: list[Pieces]) -> tuple[Linear, Iterable[Pieces]]:
+            linear = batch.point.program.hessian(self._loss, batch.y, lean=self.lean)
+            return linear, self._hessian_of_batch(batch, linear, dq, self._in_blocks(V))
+
+        return self._product(V, contribution, Point.pull_tangent)
+
+    def _hessian_of_batch(
+        self, batch: _Batch, linear: Linear, dq: list[Pieces], block: bool
+    ) -> Iterable[Pieces]:
+        point, kept = batch.point, batch.kept
+        fixed = (*point.q, batch.x, batch.y)
+        wants_gradient = not self.seen and point.program.head_is_curved
+        if kept is None and not self.keep and len(dq) == 1 and not block:
+            if not wants_gradient:
+                return [linear.once(*fixed, *dq[0])]
+            both = linear.once_with_extra(*fixed, *dq[0])
+            point.add_gradient(both[len(linear.places) :], self._terms(point))
+            return [both[: len(linear.places)]]
+        if kept is None and wants_gradient:
+            both = linear.prepare_with_extra(*fixed)
+            kept = both[: len(linear.kept)]
+            point.add_gradient(both[len(linear.kept) :], self._terms(point))
+        elif kept is None:
+            kept = linear.prepare(*fixed)
+        if self.keep:
+            batch.kept = kept
+        return [linear.run(block, kept, tangent) for tangent in dq]
+
+    def gauss_newton(
+        self,
+        V: Tensor,
+        data: Callable[[int, Tensor, Tensor], Tensor],
+        middle: Callable[[Tensor, Tensor, Tensor], Tensor],
+    ) -> tuple[Tensor, int]:
+        """The mean of all ``J^T M J`` times ``V`` ``[P, K]``; and the number of terms.
+
+        Args:
+            V: of the network's device and dtype.
+            data: what M reads besides the outputs, from batch number, outputs and targets.
+            middle: M, summed over a batch, times a change of the outputs, from the outputs, the
+                change and that data.
+
+        Returns:
+            ``[P, K]``, and the number of terms.
+        """
+        block = self._in_blocks(V)
+
+        def contribution(batch: _Batch, dq: list[Pieces]) -> tuple[Linear, Iterable[Pieces]]:
+            jacobian = batch.point.program.jacobian
+            first, second = self._linearised(batch)
+            f = batch.outputs
+            if batch.data is None:
+                batch.data = data(batch.number, f, batch.y)
+            products = []
+            for tangent in dq:
+                change = jacobian.change(block, first, tangent)
+                rows = [middle(f, row, batch.data) for row in (change if block else [change])]
+                u = (torch.stack(rows) if block else rows[0]) / self._terms(batch.point)
+                products.append(jacobian.vjp.run(block, second, [u]))
+            return jacobian.vjp, products
+
+        return self._product(V, contribution, _pull)
+
+    def push(self, V: Tensor) -> Tensor:
+        """``J V``, ``[N C, K]``: the outputs of one batch after those of the other."""
+        block = self._in_blocks(V)
+        dp = self._columns(V)
+        dq: dict[Point, list[Pieces]] = {}
+        rows = []
+        for batch in self._pass():
+            point, jacobian = batch.point, batch.point.program.jacobian
+            if point not in dq:
+                dq[point] = [point.push(tangent, block) for tangent in dp]
+            kept, _ = self._linearised(batch)
+            changes = [jacobian.change(block, kept, tangent) for tangent in dq[point]]
+            size = point.program.output.numel()
+            rows.append(torch.cat([change.reshape(-1, size) for change in changes]).T)
+        self.seen = True
+        return torch.cat(rows)
+
+    def pull(self, U: Tensor) -> Tensor:
+        """``J^T U``, ``[P, K]``, for ``U`` ``[N C, K]``."""
+        block = self._in_blocks(U)
+        start = 0
+
+        def contribution(batch: _Batch, dq: list[Pieces]) -> tuple[Linear, Iterable[Pieces]]:
+            nonlocal start
+            output, jacobian = batch.point.program.output, batch.point.program.jacobian
+            rows = U[start : start + output.numel()].T.reshape(-1, *output.shape)
+            start += output.numel()
+            _, kept = self._linearised(batch)
+            chunks = rows.split(self.block_size) if block else rows
+            return jacobian.vjp, [jacobian.vjp.run(block, kept, [chunk]) for chunk in chunks]
+
+        nothing = torch.zeros(1, dtype=U.dtype, device=U.device)
+        directions = nothing.expand(self._network.size, U.shape[1])
+        mean, batches = self._product(directions, contribution, _pull, weigh=lambda point: 1)
+        return mean if batches == 1 else mean * batches
+
+    def _linearised(self, batch: _Batch) -> tuple[Pieces, Pieces]:
+        """The residuals of both directions of the Jacobian; the outputs stay with the batch."""
+        jacobian = batch.point.program.jacobian
+        values = batch.kept or jacobian.prepare(*batch.point.q, batch.x)
+        *kept, batch.outputs = values
+        if self.keep:
+            batch.kept = values
+        cut = len(jacobian.jvp.kept)
+        return kept[:cut], kept[cut:]
+
+    def restricted(self, network: Network) -> Traced:
+        """The same for the same function of fewer parameters."""
+        return Traced(
+            network,
+            self._loss,
+            self._source,
+            block_size=self.block_size,
+            compiled=self._compiled,
+        )
+
+    def rows(self, x: Tensor) -> float:
+        """The rows of the largest matrix product for batches like ``x``; see `Program`."""
+        return self._point(x).program.rows
+
+    def residual_bytes(self, kind: Kind, x: Tensor, y: Tensor, *, lean: bool) -> int:
+        """The memory that the residuals of a batch like ``(x, y)`` take."""
+        program = self._point(x).program
+        if kind == "hessian":
+            linear = program.hessian(self._loss, y, lean=lean)
+            return memory(linear.kept, linear.fixed)
+        jacobian = program.jacobian
+        return memory([*jacobian.jvp.kept, *jacobian.vjp.kept], jacobian.jvp.fixed)
+
+    def _product(
+        self,
+        V: Tensor,
+        contribution: Callable[[_Batch, list[Pieces]], tuple[Linear, Iterable[Pieces]]],
+        pull: Callable[[Point, Pieces, Pieces, bool], Pieces],
+        weigh: Callable[[Point], int] | None = None,
+    ) -> tuple[Tensor, int]:
+        """The mean of what each batch contributes, and the sum of the weights."""
+        weigh = weigh or self._terms
+        block = self._in_blocks(V)
+        dp = self._columns(V)
+        sums: dict[Point, list[Mean]] = {}
+        dq: dict[Point, list[Pieces]] = {}
+        terms = 0
+        for batch in self._pass():
+            point = batch.point
+            if point not in sums:
+                sums[point] = [Mean() for _ in dp]
+                dq[point] = [point.push(tangent, block) for tangent in dp]
+            linear, outputs = contribution(batch, dq[point])
+            for total, tangent, parts in zip(sums[point], dp, outputs, strict=True):
+                lead = tangent[0].shape[:1] if block else ()
+                total.add(fill(linear, parts, point.active, lead), weigh(point))
+            terms += weigh(point)
+        self.seen = True
+        columns = Mean()
+        for point, totals in sums.items():
+            pairs = zip(dp, totals, strict=True)
+            pulled = [pull(point, dv, total.parts(V.dtype), block) for dv, total in pairs]
+            columns.add([self._join(pulled, V, block)], totals[0].weight)
+        return columns.parts(V.dtype)[0], terms
+
+    def _pass(self) -> Iterator[_Batch]:
+        self._network.check_unchanged(self._network.device)
+        if self._kept is not None:
+            yield from self._kept
+            return
+        passed = []
+        for number, (x, y) in enumerate(self._source):
+            batch = _Batch(number, self._point(x), x, y)
+            if not self.seen:
+                self._loss.check(torch.empty_like(batch.point.program.output), y)
+            yield batch
+            if self.keep:
+                passed.append(batch)
+        if not self._points:
+            raise ValueError("the data is empty: it holds no batch; at least one is needed")
+        if self.keep:
+            self._kept = passed
+
+    def _point(self, x: Tensor) -> Point:
+        key = (x.shape, x.dtype)
+        if key not in self._points:
+            program = program_of(self._network, x, compiled=self._compiled)
+            self._points[key] = Point(program, self._network.state(), list(self._network.point))
+        return self._points[key]
+
+    def _in_blocks(self, V: Tensor) -> bool:
+        return self.block_size > 1 and V.shape[1] > 1
+
+    def _columns(self, V: Tensor) -> list[Pieces]:
+        """The pieces of each column of ``V``, or of each block of columns."""
+        rows = V.T.contiguous()
+        chunks = rows.split(self.block_size) if self._in_blocks(V) else rows
+        return [self._pieces(chunk) for chunk in chunks]
+
+    def _pieces(self, rows: Tensor) -> list[Tensor]:
+        point = self._network.point
+        flat = rows.split([value.numel() for value in point.values()], dim=-1)
+        pieces = []
+        for (name, value), piece in zip(point.items(), flat, strict=True):
+            piece = piece.view(*rows.shape[:-1], *value.shape)
+            if name in self._network.padding:  # forward mode would let this row move
+                piece = piece.clone()
+                piece.select(-value.ndim, self._network.padding[name]).zero_()
+            pieces.append(piece)
+        return pieces
+
+    def _join(self, columns: list[Pieces], V: Tensor, block: bool) -> Tensor:
+        """``[P, K]`` from the pieces of each column, or of each block of columns."""
+        rows = torch.empty(V.shape[1], self._network.size, dtype=V.dtype, device=V.device)
+        chunks = rows.split(self.block_size) if block else rows
+        for chunk, pieces in zip(chunks, columns, strict=True):
+            flat = [piece.reshape(*chunk.shape[:-1], -1) for piece in pieces]
+            torch.cat(flat, dim=-1, out=chunk)
+        return rows.T
+
+    def _terms(self, point: Point) -> int:
+        count: int = self._loss.count(point.program.output)
+        return count
+
+
+def _pull(point: Point, dp: Pieces, dg: Pieces, block: bool) -> Pieces:
+    return point.pull(dg, block)
+
+
+_PROGRAMS: weakref.WeakKeyDictionary[Any, dict[Any, Program]] = weakref.WeakKeyDictionary()
+
+
+def program_of(network: Network, x: Tensor, *, compiled: bool) -> Program:
+    """The program of a network for batches of a shape; traced once as long as the model lives.
+
+    Args:
+        network: whose forward is traced.
+        x: a batch; only its shape matters.
+        compiled: see `Program`.
+
+    Returns:
+        The program.
+
+    Raises:
+        Untraceable: there is none.
+    """
+    known = _PROGRAMS.setdefault(network.model, {})
+    key = (network.kind(), x.shape, x.dtype, x.device, compiled)
+    if key not in known:
+        with network.attributes_kept():  # the forward must not leave symbols in the model
+            program = Program(
+                network.forward, network.state(), list(network.point), x, compiled=compiled
+            )
+        if program.constants:  # what the forward has captured may be replaced unseen
+            return program
+        known[key] = program
+    return known[key]

@@ -1,0 +1,167 @@
+"""Which route a product takes: traced or not, with residuals kept or not. A fixed rule decides."""
+
+from __future__ import annotations
+
+import copy
+import os
+import textwrap
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from hesslab.operators.engine.graph import Untraceable
+from hesslab.operators.engine.traced import Kind, Traced
+from hesslab.operators.network import Network
+
+Mode = Literal["auto", "stream", "cache"]
+ROWS_IN_BLOCKS = 128  # matrix products with more rows gain nothing from a block
+
+
+class Plan:
+    """The route of one operator's products, and its reason.
+
+    Args:
+        mode: "stream" goes through the data in each product. "cache" keeps what does not depend on
+            the vector. "auto" streams the first product, and caches from then on if that fits.
+        memory_limit: bytes that residuals may take; None means a quarter of the device's memory.
+        block_size: columns that are multiplied at once; None leaves it to the shapes.
+
+    Attributes:
+        mode: the choice, or "stream" once it is clear that nothing can be kept.
+        traced: the traced network, or None where products go by autograd.
+        residual_bytes: what is kept between products, estimated from the first batch.
+
+    Raises:
+        ValueError: an unknown mode, or a number out of range.
+    """
+
+    def __init__(self, mode: Mode, memory_limit: int | None, block_size: int | None) -> None:
+        if mode not in get_args(Mode):
+            raise ValueError(f'mode={mode!r} is unknown; expected "auto", "stream" or "cache"')
+        for name, value in (("memory_limit", memory_limit), ("block_size", block_size)):
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if value is not None and (not whole or value < 1):
+                raise ValueError(
+                    f"{name}={value!r} is out of range: expected a whole number of at least 1, or "
+                    "None"
+                )
+        self.mode = self._asked = mode
+        self._limit = memory_limit
+        self._block_size = block_size
+        self.traced: Traced | None = None
+        self.residual_bytes = 0
+        # Neither `start` nor `untraced` is called where there is no product to compare.
+        self.reason = "streaming by autograd (the product with the first examples is not finite)"
+        self._note = ""
+
+    def __repr__(self) -> str:
+        return self.reason + (f"; columns one by one: {self._note}" if self._note else "")
+
+    def untraced(self, reason: str) -> None:
+        """Go on by autograd, batch by batch."""
+        self.traced = None
+        self.reason = f"streaming by autograd ({_short(reason)})"
+
+    def start(self, traced: Traced, note: str = "") -> None:
+        """Go on by the traced route; the note says why columns are taken one by one."""
+        self.traced = traced
+        self.reason = {
+            "stream": "streaming",
+            "cache": "residuals to be kept by the first product",
+            "auto": "streaming, residuals to be kept by the second product",
+        }[self.mode]
+        self._note = _short(note)
+
+    def renewed(self, network: Network) -> Plan:
+        """The same choices for the same function of fewer parameters."""
+        other = copy.copy(self)
+        other.mode, other.residual_bytes = self._asked, 0
+        if self.traced is not None:
+            other.start(self.traced.restricted(network), self._note)
+        return other
+
+    def columns(self, device: torch.device, rows: float) -> int:
+        """How many columns of a block are multiplied at once; 1 is one after the other.
+
+        Args:
+            device: of the operator.
+            rows: of the largest matrix product of the net; infinite if it has others as well.
+
+        Returns:
+            That number.
+        """
+        if device.type == "cuda":
+            return self._block_size or 16
+        return (self._block_size or 32) if rows <= ROWS_IN_BLOCKS else 1
+
+    def decide(
+        self,
+        examples: Callable[[], int],
+        first_batch: Callable[[], tuple[Tensor, Tensor]],
+        kind: Kind,
+    ) -> None:
+        """Before a product: whether it keeps its residuals.
+
+        Raises:
+            MemoryError: mode="cache", and they do not fit.
+        """
+        traced = self.traced
+        if traced is None or traced.keep or self.mode == "stream":
+            return
+        if self.mode == "auto" and not traced.seen:
+            return
+        first = first_batch()
+        limit = self._limit or _quarter(first[0].device)
+        share = examples() / len(first[0])
+        for lean in (False, True) if kind == "hessian" else (False,):
+            needed = int(traced.residual_bytes(kind, *first, lean=lean) * share)
+            if needed <= limit:
+                traced.keep, traced.lean = True, lean
+                self.residual_bytes = needed
+                what = "residuals without cotangents" if lean else "residuals"
+                self.reason = f"cached: {megabytes(needed)} of {what}"
+                return
+        text = f"{megabytes(needed)} of residuals exceed memory_limit, {megabytes(limit)}"
+        if self.mode == "cache":
+            raise MemoryError(
+                f'mode="cache": {text}; raise memory_limit, take fewer examples, or mode="stream"'
+            )
+        self.mode = "stream"
+        self.reason = f"streaming ({text})"
+
+
+def _short(reason: str) -> str:
+    """One line for the repr of what may be a message of torch."""
+    return textwrap.shorten(reason, 160, placeholder=" ...")
+
+
+def megabytes(size: int) -> str:
+    """A number of bytes for people."""
+    return f"{size / 1e6:,.0f} MB" if size >= 1e6 else f"{size / 1e3:,.1f} kB"
+
+
+def _quarter(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory) // 4
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+
+
+def agree(traced: Tensor, reference: Tensor, sizes: list[int], names: list[str]) -> None:
+    """Hold a traced product ``[P, K]`` to autograd's, parameter by parameter.
+
+    Raises:
+        Untraceable: they differ by more than rounding and a few flipped ReLUs explain.
+    """
+    eps = torch.finfo(reference.dtype).eps
+    # One ReLU that falls on the other side of zero moves a small tensor by some percent.
+    allowed = 1e-9 if reference.dtype == torch.float64 else 3e-2
+    floor = eps**0.75 * float(reference.norm())
+    for name, ours, theirs in zip(names, traced.split(sizes), reference.split(sizes), strict=True):
+        apart = float((ours - theirs).norm())
+        if not apart <= allowed * float(theirs.norm()) + floor:
+            raise Untraceable(
+                f"the traced product differs from autograd's in {name}, by "
+                f"{apart / max(float(theirs.norm()), floor):.0e}"
+            )
