@@ -66,16 +66,15 @@ class Curvature(Operator):
             None leaves it to the shapes.
         allow_tf32: leave float32 arithmetic as the process has it. False computes in full: TF32
             rounds each factor to 10 bits, a relative error of 1e-3 of a product.
-
         compile: give what is repeated in each product to torch.compile, which takes up to minutes
             once for each shape of batch, and compare it with the plain form at its first call. It
             gains nothing for convolutions on the CPU. Products of blocks are not compiled.
-        process_group: True (all processes) or a group of torch.distributed, each process with a
-            shard of the data, of any size or empty, and the same model. All take the same products
-            of the same vectors, and get the same results: those of all the data. Sums and terms
-            are added up once a product. What one raises, all raise; where one dies, the others end
-            with an error, by NCCL or after the group's timeout, which must be longer than the
-            product of a shard. ``batchnorm="population"`` needs all the data in one process.
+        process_group: True (all processes) or a group of torch.distributed, where each process has
+            the same model and a shard of the data (``x[rank::size]``, say), of any size or none.
+            All take the same products of the same vectors, and get the same results, those of all
+            the data. What one raises, all raise. Where one dies, the others end with an error,
+            after the group's timeout at the latest: it must be longer than the product of a shard.
+            ``batchnorm="population"`` needs all the data in one process.
 
     Attributes:
         plan: the route that products take, and why.

@@ -20,12 +20,12 @@ from hesslab.operators.network import Network
 if TYPE_CHECKING:  # a torch without torch.distributed lacks the name
     from torch.distributed import ProcessGroup
 
+Traits = dict[str, dict[str, Any]]
 # What one rank raises, the others raise too, so that all go the same way where a caller catches it.
 _KINDS: dict[str, type[Exception]] = {
     kind.__name__: kind
     for kind in (NotDeterministic, NotFinite, ValueError, TypeError, MemoryError, RuntimeError)
 }
-_FAILED, _TERMS, _VECTOR = range(3)  # what each rank says of itself beside its sums
 
 
 class Ranks:
@@ -90,52 +90,45 @@ class Ranks:
         self._compare([each["traits"] for each in news])
 
     def mean(
-        self,
-        here: Callable[[], tuple[Tensor, int]],
-        shape: Sequence[int],
-        v: Tensor | None = None,
+        self, here: Callable[[], tuple[Tensor, int]], shape: Sequence[int], v: Tensor | None = None
     ) -> Tensor:
         """The mean over the terms of all ranks, ``shape``, the same on all of them.
 
         Args:
-            here: the mean over this process's terms, of that shape, and their number.
-            shape: of the mean, the same on all ranks.
-            v: what it depends on besides the data; all ranks must have the same.
+            here: the mean over this process's terms, and their number.
+            shape: of the mean.
+            v: what it depends on besides the data.
 
         Returns:
             Float64 where there is a group, else the mean of ``here``.
 
         Raises:
-            ValueError: ``v`` differs between the ranks, or none of them has any data.
-            RuntimeError: another rank cannot be reached.
+            ValueError: ``v`` differs between the ranks, or none has any data.
         """
         if not self.together:
             return here()[0]
-        count = math.prod(shape)
-        error: Exception | None = None
-        sums = torch.zeros(count + 3 * self.size, dtype=torch.float64, device=self._device)
-        line = [1.0, 0.0, 0.0]
+        size = math.prod(shape)
+        sums = torch.zeros(size + 3 * self.size, dtype=torch.float64, device=self._device)
+        total, table = sums[:size].view(*shape), sums[size:].view(self.size, 3)
+        line, error = [1.0, 0.0, 0.0], None
         try:
             mean, terms = here()
-            sums[:count].view(*shape).copy_(mean).mul_(terms)
+            total.copy_(mean).mul_(terms)
             line = [0.0, terms, -1.0 if v is None else checksum(v)]
         except Exception as raised:
             error = raised
-            sums.zero_()  # a NaN among the sums would be all that the others get to see
-        table = sums[count:].view(self.size, 3)
-        table[self.rank] = torch.tensor(line, dtype=torch.float64)
+        table[self.rank] = table.new_tensor(line)
         self._add_up(sums)
-        lines = table.tolist()
+        failed, counts, vectors = zip(*table.tolist(), strict=True)
         if error is not None:
             self._tell(error)
             raise error
-        if any(line[_FAILED] for line in lines):
+        if any(failed):
             self._heed(self._exchange("{}"))
-        self._check_same([line[_VECTOR] for line in lines])
-        total = sum(line[_TERMS] for line in lines)
-        if total == 0:
+        self._check_same(vectors)
+        if not any(counts):
             raise ValueError("the data is empty on all ranks; at least one example is needed")
-        return sums[:count].view(*shape).div_(total)
+        return total.div_(sum(counts))
 
     def _tell(self, error: Exception) -> None:
         """Send an error to the other ranks, which wait for it in `_heed`."""
@@ -219,9 +212,6 @@ class Ranks:
                 "of torch.distributed.init_process_group: look at its own output, and start all "
                 "ranks again"
             ) from error
-
-
-Traits = dict[str, dict[str, Any]]
 
 
 def traits(options: Mapping[str, object], network: Network) -> Traits:

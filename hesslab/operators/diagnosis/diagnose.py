@@ -122,6 +122,8 @@ def diagnose(operator: Any, *, seed: int = 0) -> Diagnosis:
     A fixed, small number of products with a random vector is timed stage by stage. A copy of the
     operator takes them: what the operator keeps, its plan and its later products are as before.
     On CUDA each stage waits for the device, so that products are a little slower than otherwise.
+    Of an operator with a process group, this process's part of the data is looked at, and not the
+    sum over all of them; the others need not take part.
 
     Args:
         operator: the matrix of a network and a loss. For a `Jacobian` J or an `NTK`, whose product
@@ -133,6 +135,7 @@ def diagnose(operator: Any, *, seed: int = 0) -> Diagnosis:
 
     Raises:
         TypeError: it is a sum, a congruence or the like, whose parts are to be diagnosed.
+        ValueError: this process has no part of the data.
 
     Cost: at most six passes over the data, some 20 products with one or two batches, and tracing
     anew, for a batch of another size as well. The copy keeps residuals of its own meanwhile, within
@@ -147,6 +150,8 @@ def diagnose(operator: Any, *, seed: int = 0) -> Diagnosis:
     """
     start = time.perf_counter()
     A = _of_network(operator)
+    if A._is_empty:
+        raise ValueError("this process has no data to look at; diagnose on a rank that has some")
     with traced_anew(A._network), torch.inference_mode(False):
         bench = Bench(A, seed)
         try:

@@ -18,6 +18,7 @@ from hesslab.operators.curvature import Curvature
 from hesslab.operators.engine.linear import Linear
 from hesslab.operators.engine.point import Point
 from hesslab.operators.engine.traced import _PROGRAMS, Traced
+from hesslab.operators.group import Ranks
 from hesslab.operators.network import Network
 
 Result = TypeVar("Result")
@@ -214,6 +215,7 @@ def watched(operator: Curvature, clock: Clock, batches: Batches | None = None) -
     """
     other = copy.copy(operator)
     other._forget()
+    other._ranks = Ranks(None, operator.device)  # nobody else takes part in these products
     other._batches = WatchedBatches(batches or operator._batches, clock)
     if batches is not None:
         other._partition = None
