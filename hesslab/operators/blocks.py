@@ -32,6 +32,9 @@ class BlockDiagonal(Operator):
         self._names = _partition(self._columns, blocks)
         self.blocks = tuple(matrix.restrict(names) for names in self._names)
         self._places = [self._columns.rows(names) for names in self._names]
+        for block in self.blocks:
+            if plan := getattr(block, "plan", None):
+                plan.share(len(self.blocks))
 
     def __repr__(self) -> str:
         sizes = ", ".join(str(block.shape[0]) for block in self.blocks[:6])

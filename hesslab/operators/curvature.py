@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -117,7 +118,7 @@ class Curvature(Operator):
             self.batchnorm = batchnorm
             self.allow_tf32 = allow_tf32
             self._compile = compile
-            self._loss = as_loss(loss)
+            self._loss = as_loss(copy.deepcopy(loss) if isinstance(loss, nn.Module) else loss)
             data = [] if self._ranks.together and is_empty(data) else data
             self._batches = as_batches(
                 data, batch_size=batch_size, device=self.device, dtype=self.dtype
@@ -308,7 +309,7 @@ class Curvature(Operator):
                     width = self.plan.columns(self.device, trial.rows(x) * grown) if blocks else 1
                     trial.block_size = width
                     agree(self._traced_product(trial, V)[0], reference, sizes, names)
-                except (Untraceable, RuntimeError, NotImplementedError) as error:
+                except Exception as error:  # whatever a trace cannot do, autograd may
                     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                     continue
                 traced = Traced(

@@ -79,7 +79,8 @@ class Network:
 
     def forward(self, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """The model's outputs ``[B, ..., C]`` with all its parameters and buffers given."""
-        full = {name: state[first] for name, first in self._names.items()}
+        # A norm that keeps no statistics may be given some: names that the model lacks.
+        full = {**state, **{name: state[first] for name, first in self._names.items()}}
         with self._norms.replaced():
             # A first layer may work in place; the user's data stays. torch's own tying would leave
             # the given tensors in a module that stands at two places.
@@ -144,16 +145,27 @@ class Network:
     def attributes_kept(self) -> Iterator[None]:
         """Attributes that a forward sets on its modules are set back on the way out."""
         before = [(module, dict(vars(module))) for module in self._model.modules()]
+        values = [value for _, attributes in before for value in attributes.values()]
+        lists = [(value, list(value)) for value in values if type(value) is list]
+        tables = [(value, dict(value)) for value in values if isinstance(value, dict)]
         try:
             yield
         finally:
             for module, attributes in before:
                 vars(module).clear()
                 vars(module).update(attributes)
+            for items, content in lists:
+                items[:] = content
+            for table, entries in tables:
+                table.clear()
+                table.update(entries)
 
     def kind(self) -> tuple[Hashable, ...]:
         """What `forward` depends on besides the values of parameters, buffers and inputs."""
-        return (tuple(self.point), tuple(self._modes), self._norms.mode)
+        modules = tuple(
+            (id(module), type(module), _attributes(module)) for module in self._model.modules()
+        )
+        return (tuple(self.point), self._norms.mode, modules)
 
     @property
     def depends_on_batch(self) -> bool:
@@ -226,6 +238,24 @@ def _choose(named: Mapping[str, Tensor], patterns: str | Sequence[str] | None) -
         for name in named
         if name in patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
     ]
+
+
+def _attributes(module: nn.Module) -> tuple[Hashable, ...]:
+    """The plain attributes of a module by value, hooks and other things by identity."""
+    registered = ("_parameters", "_buffers", "_modules")
+    return tuple(
+        (name, _value(value)) for name, value in vars(module).items() if name not in registered
+    )
+
+
+def _value(value: object) -> Hashable:
+    if value is None or isinstance(value, bool | int | float | str | torch.dtype | torch.device):
+        return (type(value), value)
+    if isinstance(value, dict):
+        return tuple((_value(key), _value(item)) for key, item in value.items())
+    if isinstance(value, list | tuple | set):
+        return tuple(_value(item) for item in value)
+    return id(value)
 
 
 def _names(model: nn.Module) -> dict[str, str]:

@@ -50,6 +50,7 @@ class Plan:
         self.mode = self._asked = mode
         self._limit = memory_limit
         self._block_size = block_size
+        self._parts = 1
         self.traced: Traced | None = None
         self.residual_bytes = 0
         # Neither `start` nor `untraced` is called where there is no product to compare.
@@ -73,6 +74,10 @@ class Plan:
             "auto": "streaming, residuals to be kept by the second product",
         }[self.mode]
         self._note = _short(note)
+
+    def share(self, parts: int) -> None:
+        """Leave room for the residuals of so many operators."""
+        self._parts = parts
 
     def renewed(self, network: Network) -> Plan:
         """The same choices for the same function of fewer parameters."""
@@ -113,7 +118,7 @@ class Plan:
         if self.mode == "auto" and not traced.seen:
             return
         first = first_batch()
-        limit = self._limit or _quarter(first[0].device)
+        limit = (self._limit or _quarter(first[0].device)) // self._parts
         share = examples() / len(first[0])
         for lean in (False, True) if kind == "hessian" else (False,):
             needed = int(traced.residual_bytes(kind, *first, lean=lean) * share)

@@ -179,10 +179,13 @@ def _draw_routes(
 
 def _label_costs(axes: Array, used: int, names: Sequence[str]) -> None:
     """Names on the left, the unit below the lowest panel of each column; no empty panels."""
+    from matplotlib.ticker import MaxNLocator
+
     first = axes[0, 0]
     first.set_yticks(range(len(names)), names)
     first.set_ylim(len(names) - 0.4, -0.6)
     first.set_xlim(left=0)
+    first.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
     for index, one in enumerate(axes.flat):
         if index >= used:
             one.remove()

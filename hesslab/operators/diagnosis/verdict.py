@@ -109,16 +109,17 @@ def judge(facts: Facts) -> tuple[Cause, str, tuple[str, ...]]:
         facts: what was measured.
 
     Returns:
-        What takes at least half of a run; if nothing does, a route that is not the fastest; if it
-        is the fastest, what takes a quarter. Then its sentence, and those of the rest.
+        Data that take at least half of a run; else a route that is not the fastest, which all
+        other times depend on; else what takes a quarter. Then its sentence, and those of the rest.
     """
     found = shares(facts)
     causes: list[Cause] = sorted(found, key=lambda cause: -found[cause])
     waiting = [cause for cause in causes if cause != "arithmetic"]
     route = _route(facts)
-    order: list[Cause] = [cause for cause in waiting if found[cause] >= MOST]
+    data: tuple[Cause, ...] = ("data loading", "copies")
+    order: list[Cause] = [cause for cause in data if found[cause] >= MOST]
     order += [route] if route else []
-    order += [c for c in waiting if MUCH <= found[c] < MOST]
+    order += [c for c in waiting if found[c] >= MUCH and c not in order]
     order = order or ["arithmetic"]
     order += [c for c in waiting if SOME <= found[c] < MUCH]
     texts = [_sentence(cause, found, facts) for cause in order]

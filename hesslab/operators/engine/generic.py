@@ -62,7 +62,8 @@ class Push:
         tensors, tangents = values[: self.tensors], values[self.tensors :]
         inner = _partial(self.function, self.active, tensors)
         primals = tuple(_apart(tensors[i]) for i in self.active)
-        return tuple(torch.func.jvp(inner, primals, tangents)[1])
+        with torch.enable_grad():  # without, some of torch's backwards are not differentiable
+            return tuple(torch.func.jvp(inner, primals, tangents)[1])
 
 
 @dataclass(frozen=True)

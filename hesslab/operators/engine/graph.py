@@ -81,6 +81,13 @@ def operands(node: Node) -> list[Any]:
     return list(node.args)
 
 
+def values_of(node: Node) -> list[Tensor]:
+    """The tensors without memory of a node's outputs."""
+    value = node.meta["val"]
+    several = value if isinstance(value, tuple | list) else [value]
+    return [item for item in several if isinstance(item, Tensor)]
+
+
 def shape(node: Node) -> list[int]:
     """The shape of a node's tensor."""
     return list(node.meta["val"].shape)

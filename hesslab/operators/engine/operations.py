@@ -32,7 +32,6 @@ UNARY = frozenset(
         "reciprocal",
         "erf",
         "hardswish",
-        "hardsigmoid",
         "leaky_relu",
         "hardtanh",
         "abs",

@@ -24,10 +24,12 @@ class Point:
 
     def __init__(self, program: Program, state: Mapping[str, Tensor], active: Sequence[str]):
         self.program = program
-        values = {**state, **program.constants}
+        constants = {name: value.clone() for name, value in program.constants.items()}
+        values = {**state, **constants}
         self._values = [values[name] for name in program.names]
         self._p = [state[name] for name in active]
         self.q = program.head(*self._values)
+        self._hessians: dict[Any, Linear] = {}
         self.active = [self.q[i] for i in program.active]
         self.gradient: Mean | None = None  # of the mean loss by q, once all data was seen
 
@@ -48,6 +50,13 @@ class Point:
             assert self.gradient is not None
             gradient = self.gradient.parts(dtype)
         return self.program.pull_tangent.prepare(*self._values, *gradient)
+
+    def hessian(self, loss: Any, y: Tensor, *, lean: bool) -> Linear:
+        """See `Program.hessian`; a point belongs to one operator, and so to one loss."""
+        key = (y.shape, y.dtype, lean)
+        if key not in self._hessians:
+            self._hessians[key] = self.program.hessian(loss, y, lean=lean)
+        return self._hessians[key]
 
     def add_gradient(self, parts: Sequence[Tensor | None], terms: int) -> None:
         """Add a batch's gradient of its mean loss by q; None is zero."""

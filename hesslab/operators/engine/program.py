@@ -23,7 +23,15 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from hesslab.operators.engine import forward
-from hesslab.operators.engine.graph import Graph, Untraceable, dependent, module, operands, shape
+from hesslab.operators.engine.graph import (
+    Graph,
+    Untraceable,
+    dependent,
+    module,
+    operands,
+    shape,
+    values_of,
+)
 from hesslab.operators.engine.linear import Linear
 from hesslab.operators.engine.normalise import DATA, normalise
 from hesslab.operators.engine.operations import aten
@@ -40,7 +48,7 @@ VIEWS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LossGradient:
     """The gradient of a batch's mean loss by the outputs, as one node of a graph."""
 
@@ -53,7 +61,7 @@ class LossGradient:
         return mean
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LossHessian:
     """The Hessian of that mean loss by the outputs times a direction: the closed form."""
 
@@ -99,6 +107,8 @@ class Program:
         self.constants = {name: getattr(graph, name[1:]) for name in inputs if name.startswith(".")}
         self._inputs = {name: node for name, node in inputs.items() if name != DATA}
         self._p = [inputs[name] for name in active]
+        if any(torch.is_complex(value) for node in head.nodes for value in values_of(node)):
+            raise Untraceable("complex numbers")
         kinds = {node.target for node in head.nodes}
         last = x.device.type == "cpu" and x.ndim == 4 and aten.convolution.default in kinds
         products = [node for node in head.nodes if node.target is aten.mm.default]
@@ -168,7 +178,9 @@ class Program:
     def head_is_curved(self) -> bool:
         """Whether `pull_tangent` reads the gradient of q."""
         gradient = self.pull_tangent.fixed[len(self._inputs) :]
-        return any(node in self.pull_tangent.kept for node in gradient)
+        kept = self.pull_tangent.kept
+        reached = dependent(kept[0].graph.nodes, gradient) if kept else set()
+        return any(node in reached for node in kept)
 
     def _pulled(self) -> tuple[Graph, dict[Node, Node], list[Node], list[Node | None]]:
         b, env = _new()
@@ -205,11 +217,17 @@ class Program:
         Returns:
             The map.
         """
-        key = (loss, y.shape, y.dtype, lean)
-        if key not in self._hessians:
-            self._hessians[key] = self._net.hessian(self._active, loss, y, lean=lean)
-            self._hessians[key].compiled = self._compiled
-        return self._hessians[key]
+        values = tuple(vars(loss).items())
+        # A loss that is its numbers is shared; another may hold anything, even the model.
+        shared = all(isinstance(value, bool | int | float | str) for _, value in values)
+        key = (type(loss), values, y.shape, y.dtype, lean)
+        if shared and key in self._hessians:
+            return self._hessians[key]
+        linear = self._net.hessian(self._active, loss, y, lean=lean)
+        linear.compiled = self._compiled
+        if shared:
+            self._hessians[key] = linear
+        return linear
 
 
 class Jacobian:

@@ -242,6 +242,9 @@ def _cat(b: Graph, node: Node, g: Node) -> list[Node]:
     tensors, dim = [*operands(node), 0][:2]
     pieces, start = [], 0
     for tensor in tensors:
+        if shape(tensor) == [0]:  # torch lets such a tensor stand beside any other
+            pieces.append(b.call(aten.zeros_like.default, tensor))
+            continue
         size = shape(tensor)[dim]
         pieces.append(b.call(aten.slice.Tensor, g, dim, start, start + size, 1))
         start += size

@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 
+from hesslab.operators.engine.graph import Untraceable
 from hesslab.operators.engine.linear import Linear, memory
 from hesslab.operators.engine.point import Mean, Point, fill
 from hesslab.operators.engine.program import Program
@@ -70,7 +72,7 @@ class Traced:
         """The Hessian of the mean of all terms times ``V`` ``[P, K]``; and the number of terms."""
 
         def contribution(batch: _Batch, dq: list[Pieces]) -> tuple[Linear, Iterable[Pieces]]:
-            linear = batch.point.program.hessian(self._loss, batch.y, lean=self.lean)
+            linear = batch.point.hessian(self._loss, batch.y, lean=self.lean)
             return linear, self._hessian_of_batch(batch, linear, dq, self._in_blocks(V))
 
         return self._product(V, contribution, Point.pull_tangent)
@@ -196,7 +198,7 @@ class Traced:
         """The memory that the residuals of a batch like ``(x, y)`` take."""
         program = self._point(x).program
         if kind == "hessian":
-            linear = program.hessian(self._loss, y, lean=lean)
+            linear = self._point(x).hessian(self._loss, y, lean=lean)
             return memory(linear.kept, linear.fixed)
         jacobian = program.jacobian
         return memory([*jacobian.jvp.kept, *jacobian.vjp.kept], jacobian.jvp.fixed)
@@ -238,11 +240,17 @@ class Traced:
         if self._kept is not None:
             yield from self._kept
             return
+        for point in self._points.values():  # what an interrupted pass has left
+            point.gradient = None if not self.seen else point.gradient
         passed = []
         for number, (x, y) in enumerate(self._source):
+            if self.keep:  # a loader may fill the same memory again
+                x, y = x.clone(), y.clone()
             batch = _Batch(number, self._point(x), x, y)
             if not self.seen:
-                self._loss.check(torch.empty_like(batch.point.program.output), y)
+                output = batch.point.program.output
+                zero = torch.zeros((), dtype=output.dtype, device=x.device)
+                self._loss.check(zero.expand(output.shape), y)
             yield batch
             if self.keep:
                 passed.append(batch)
@@ -297,7 +305,9 @@ def _pull(point: Point, dp: Pieces, dg: Pieces, block: bool) -> Pieces:
     return point.pull(dg, block)
 
 
+# Graphs hold no values, so that operators of one model at other points can share them.
 _PROGRAMS: weakref.WeakKeyDictionary[Any, dict[Any, Program]] = weakref.WeakKeyDictionary()
+PROGRAMS = 32  # of one model; more come only from a model that changes all the time
 
 
 def program_of(network: Network, x: Tensor, *, compiled: bool) -> Program:
@@ -314,14 +324,48 @@ def program_of(network: Network, x: Tensor, *, compiled: bool) -> Program:
     Raises:
         Untraceable: there is none.
     """
-    known = _PROGRAMS.setdefault(network.model, {})
+    model = network.model
+    if type(model).__hash__ is not object.__hash__:  # equal models need not be the same
+        return _traced(network, x, compiled=compiled)
+    known = _PROGRAMS.setdefault(model, {})
     key = (network.kind(), x.shape, x.dtype, x.device, compiled)
     if key not in known:
-        with network.attributes_kept():  # the forward must not leave symbols in the model
-            program = Program(
-                network.forward, network.state(), list(network.point), x, compiled=compiled
-            )
+        program = _traced(network, x, compiled=compiled)
         if program.constants:  # what the forward has captured may be replaced unseen
             return program
+        if len(known) >= PROGRAMS:
+            known.clear()
         known[key] = program
     return known[key]
+
+
+def _traced(network: Network, x: Tensor, *, compiled: bool) -> Program:
+    # Real numbers before and after: no symbol of the trace may stay in what a forward remembers.
+    _refuse_own_derivatives(network, x)
+    try:
+        with network.attributes_kept():
+            return Program(
+                network.forward, network.state(), list(network.point), x, compiled=compiled
+            )
+    except Untraceable:
+        raise
+    except Exception as error:
+        raise Untraceable(f"{type(error).__name__}: {str(error)[:120]}") from error
+    finally:
+        network.outputs(network.point, x)
+
+
+def _refuse_own_derivatives(network: Network, x: Tensor) -> None:
+    """Refuse a forward that holds a ``torch.autograd.Function``: a trace sees its forward alone."""
+    with torch.enable_grad():
+        outputs = network.outputs(network.leaves(), x)
+    todo: list[Any] = [outputs.grad_fn]
+    seen: set[Any] = set()
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, BackwardCFunction):
+            raise Untraceable(f"{type(node).__name__} has a derivative of its own")
+        todo.extend(function for function, _ in node.next_functions)
