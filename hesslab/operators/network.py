@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -200,6 +201,11 @@ class Network:
         return {name: value.detach().requires_grad_() for name, value in self.point.items()}
 
 
+_LOCK = threading.Lock()
+_inside = 0  # products that are being taken, on any thread
+_restore = ExitStack()
+
+
 @contextmanager
 def differentiable_kernels() -> Iterator[None]:
     """Attention through kernels that can be differentiated twice; restored on the way out.
@@ -207,13 +213,22 @@ def differentiable_kernels() -> Iterator[None]:
     Flash attention and the fused encoder path have neither a forward-mode nor a second
     derivative.
     """
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+    global _inside, _restore
+    with _LOCK:
+        if _inside == 0:
+            _restore = ExitStack()
+            fastpath = torch.backends.mha.get_fastpath_enabled()
+            _restore.callback(torch.backends.mha.set_fastpath_enabled, fastpath)
+            torch.backends.mha.set_fastpath_enabled(False)
+            _restore.enter_context(sdpa_kernel(SDPBackend.MATH))
+        _inside += 1
     try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
+        yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
+        with _LOCK:
+            _inside -= 1
+            if _inside == 0:  # the switches belong to the process: the last thread sets them back
+                _restore.close()
 
 
 def _choose(named: Mapping[str, Tensor], patterns: str | Sequence[str] | None) -> list[str]:
@@ -255,6 +270,8 @@ def _value(value: object) -> Hashable:
         return tuple((_value(key), _value(item)) for key, item in value.items())
     if isinstance(value, list | tuple | set):
         return tuple(_value(item) for item in value)
+    if isinstance(value, Tensor):  # its numbers may have been read, and changed since
+        return (id(value), value._version)
     return id(value)
 
 

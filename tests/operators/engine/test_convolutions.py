@@ -1,0 +1,62 @@
+"""Convolutions of every kind and batch norm behind them, traced, against double backward."""
+
+import pytest
+import torch
+from torch import nn
+
+import hesslab as hl
+from tests.batchnorms import BATCH, CE, NETS, build, mean_over, native
+from tests.operators.engine.networks import built, check, examples, flat
+
+SIZES = {1: (2, 7), 2: (2, 5, 5), 3: (1, 3, 3, 3)}
+
+
+def convolution(dim, kernel, *, transposed=False, channels=2, **options):
+    layer = getattr(nn, f"Conv{'Transpose' if transposed else ''}{dim}d")
+    shape = (channels, *SIZES[dim][1:])
+    return lambda: flat(layer(channels, 2, kernel, **options), nn.Tanh(), shape=shape), shape
+
+
+CONVOLUTIONS = {
+    "1d": convolution(1, 3, padding=1),
+    "2d": convolution(2, 3, padding="same"),
+    "3d": convolution(3, 2),
+    "strided": convolution(2, 2, stride=(2, 1), bias=False),
+    "dilated": convolution(2, 2, dilation=2),
+    "grouped": convolution(2, 3, groups=2),
+    "transposed 1d": convolution(1, 3, transposed=True, stride=2, output_padding=1),
+    "transposed 2d": convolution(2, 2, transposed=True, padding=1, groups=2),
+    "transposed 3d": convolution(3, 2, transposed=True, channels=1),
+} | {
+    f"{mode} {dim}d": convolution(dim, 3, padding=1, stride=2, padding_mode=mode)
+    for mode in ("reflect", "replicate", "circular")
+    for dim in (1, 2)
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions(name):
+    make, shape = CONVOLUTIONS[name]
+    check(built(make), *examples(shape))
+
+
+@pytest.mark.parametrize("operator", ["Hessian", "GGN"])
+@pytest.mark.parametrize(
+    ("net", "mode"), [("conv", "running"), ("conv", "batch"), ("dense", "population")]
+)
+def test_batch_norm_in_every_mode(net, mode, operator):
+    model, x, y = build(*NETS[net])
+    A = getattr(hl, operator)(model, CE, (x, y), batchnorm=mode, batch_size=BATCH)
+    expected = mean_over(native(model, x, y, mode), operator.lower())
+    torch.testing.assert_close(A.to_dense(), expected, rtol=1e-10, atol=1e-12)
+    assert A.plan.traced is not None, A.plan
+
+
+@pytest.mark.parametrize("mode", ["running", "population"])
+def test_frozen_batch_norm_leaves_nothing_behind_its_convolution(mode):
+    model, x, y = build(*NETS["conv"])
+    A = hl.Hessian(model, CE, (x, y), batchnorm=mode)
+    A @ A.gradient()
+    (point,) = A.plan.traced._points.values()
+    kinds = [str(n.target) for n in point.program._head.nodes if n.meta["data"]]
+    assert sum("mul" in kind or "sub" in kind for kind in kinds) == 0
