@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import fnmatch
 import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,6 +16,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from hesslab.data import Batches
 from hesslab.errors import NotDeterministic, NotFinite
 from hesslab.operators.norms import BatchNormMode, Norms
+from hesslab.operators.space import matching
 
 
 class Network:
@@ -43,7 +43,7 @@ class Network:
         self._norms = Norms(model, batchnorm)
         self._model = model
         named = dict(model.named_parameters())
-        chosen = _choose(named, parameters)
+        chosen = choose(named, parameters)
         _check_parameters({name: named[name] for name in chosen}, named)
         with torch.inference_mode(False), torch.no_grad():
             values = {name: tensor.detach().clone() for name, tensor in named.items()}
@@ -231,7 +231,19 @@ def differentiable_kernels() -> Iterator[None]:
                 _restore.close()
 
 
-def _choose(named: Mapping[str, Tensor], patterns: str | Sequence[str] | None) -> list[str]:
+def choose(named: Mapping[str, Tensor], patterns: str | Sequence[str] | None) -> list[str]:
+    """The names that patterns choose of a model's parameters; None means those to be trained.
+
+    Args:
+        named: all parameters of the model.
+        patterns: names or shell patterns.
+
+    Returns:
+        Names, in the model's order.
+
+    Raises:
+        ValueError: a pattern matches nothing, or nothing is left.
+    """
     if patterns is None:
         chosen = [name for name, tensor in named.items() if tensor.requires_grad]
         if not chosen:
@@ -243,16 +255,12 @@ def _choose(named: Mapping[str, Tensor], patterns: str | Sequence[str] | None) -
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     if not patterns:
         raise ValueError("parameters=[] names none; leave it out for all that require a gradient")
-    for pattern in patterns:
-        if pattern not in named and not fnmatch.filter(named, pattern):
-            raise ValueError(
-                f"parameters={pattern!r} matches no parameter; the model has {', '.join(named)}"
-            )
-    return [
-        name
-        for name in named
-        if name in patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-    ]
+    found, idle = matching(named, patterns)
+    if idle:
+        raise ValueError(
+            f"parameters={idle[0]!r} matches no parameter; the model has {', '.join(named)}"
+        )
+    return found
 
 
 def _attributes(module: nn.Module) -> tuple[Hashable, ...]:

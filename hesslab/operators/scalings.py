@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from hesslab.errors import NotFinite
-from hesslab.operators.space import Space
+from hesslab.operators.network import choose
 
 
 def filter_norms(
@@ -133,13 +133,4 @@ def _chosen(
 ) -> Iterator[tuple[str, nn.Parameter]]:
     """Names and parameters, chosen as by an operator."""
     named = dict(model.named_parameters())
-    if parameters is None:
-        names = [name for name, parameter in named.items() if parameter.requires_grad]
-        if not names:
-            raise ValueError(
-                f"none of the model's {len(named)} parameters requires a gradient; "
-                "name the wanted ones with parameters=[...]"
-            )
-    else:
-        names = Space.of(named).choose(parameters)
-    return ((name, named[name]) for name in names)
+    return ((name, named[name]) for name in choose(named, parameters))

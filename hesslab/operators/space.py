@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -110,17 +110,13 @@ class Space:
         patterns = [patterns] if isinstance(patterns, str) else list(patterns)
         if not patterns:
             raise ValueError("an empty list names no parameter; at least one is needed")
-        for pattern in patterns:
-            if pattern not in self.shapes and not fnmatch.filter(self.shapes, pattern):
-                raise ValueError(
-                    f"{pattern!r} matches no parameter of the operator, which has "
-                    f"{', '.join(self.shapes)}"
-                )
-        return [
-            name
-            for name in self.shapes
-            if name in patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-        ]
+        found, idle = matching(self.shapes, patterns)
+        if idle:
+            raise ValueError(
+                f"{idle[0]!r} matches no parameter of the operator, which has "
+                f"{', '.join(self.shapes)}"
+            )
+        return found
 
     def subset(self, names: Sequence[str]) -> Space:
         """The space of some of the names, in the order given."""
@@ -139,3 +135,14 @@ class Space:
                 f"this side of the operator has {self!r}, which have no names; give a vector, "
                 "or a dictionary on the side of the parameters"
             )
+
+
+def matching(names: Collection[str], patterns: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The names that equal or match a shell pattern, in order; and the patterns without any."""
+    found = [
+        name
+        for name in names
+        if name in patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    ]
+    idle = [p for p in patterns if p not in names and not fnmatch.filter(names, p)]
+    return found, idle

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.fx import Node
 
-from hesslab.operators.engine.generic import Pull, Push, Slope, close, is_float
+from hesslab.operators.engine.generic import Pull, Push, Slope, close, derivative, is_float
 from hesslab.operators.engine.graph import Graph, operands, shape
 from hesslab.operators.engine.operations import (
     UNARY,
@@ -19,6 +19,7 @@ from hesslab.operators.engine.operations import (
     conv_weight_grad,
     expand_to,
     gather_pooled,
+    registrar,
     reshape,
 )
 
@@ -114,14 +115,7 @@ def _multilinear(b: Graph, node: Node, t: Rule, positions: tuple[int, ...]) -> N
 
 def _unary(b: Graph, node: Node, t: Rule) -> Node | None:
     x = node.args[0]
-    return b.call(aten.mul.Tensor, t(x), b.call(_derivative(node), x, like=x))
-
-
-def _derivative(node: Node) -> Slope:
-    target: Any = node.target
-    if isinstance(target, Slope):
-        return Slope(target.op, target.args, target.kwargs, target.order + 1)
-    return Slope(target, tuple(node.args[1:]), tuple(sorted(node.kwargs.items())), 1)
+    return b.call(aten.mul.Tensor, t(x), b.call(derivative(node), x, like=x))
 
 
 def _generic(b: Graph, node: Node, tangents: Mapping[Node, Tangent]) -> Tangent:
@@ -143,15 +137,8 @@ def _generic(b: Graph, node: Node, tangents: Mapping[Node, Tangent]) -> Tangent:
     return tuple(parts) if several else parts[0]
 
 
-def rule(*ops: Any) -> Callable[[Rule], Rule]:
-    """Register the forward rule of an operation; ``t`` gives the tangent of an argument."""
-
-    def register(function: Rule) -> Rule:
-        for op in ops:
-            RULES[op] = function
-        return function
-
-    return register
+# Enters the forward rule of an operation; ``t`` gives the tangent of an argument.
+rule = registrar(RULES)
 
 
 @rule(aten.add.Tensor)
@@ -175,7 +162,7 @@ def _mul(b: Graph, node: Node, t: Rule, x: Any, y: Any) -> Tangent:
     if t(y) is not None and isinstance(y.target, Slope):
         # (g f'')(x) is fixed where t(x) is not: one product less for each new direction.
         inner = y.args[0]
-        curvature = b.call(_derivative(y), inner, like=inner)
+        curvature = b.call(derivative(y), inner, like=inner)
         second = b.call(aten.mul.Tensor, b.call(aten.mul.Tensor, x, curvature), t(inner))
     elif t(y) is not None:
         second = b.call(aten.mul.Tensor, x, t(y))

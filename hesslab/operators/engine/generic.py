@@ -95,6 +95,14 @@ def _apart(x: Tensor) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format) if shared else x
 
 
+def derivative(node: Node) -> Slope:
+    """The derivative of a node's elementwise function, of one more order if it is one already."""
+    target: Any = node.target
+    if isinstance(target, Slope):
+        return Slope(target.op, target.args, target.kwargs, target.order + 1)
+    return Slope(target, tuple(node.args[1:]), tuple(sorted(node.kwargs.items())), 1)
+
+
 def close(node: Node) -> tuple[Closed, list[Node]]:
     """The operation of a node as a function of the tensors that it reads."""
     tensors: list[Node] = []

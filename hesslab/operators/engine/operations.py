@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.fx import Node
 from hesslab.operators.engine.graph import Graph, operands, shape
 
 aten = torch.ops.aten
+Function = Callable[..., Any]
 
 # Elementwise functions of one tensor that are smooth almost everywhere.
 UNARY = frozenset(
@@ -37,6 +39,19 @@ UNARY = frozenset(
         "abs",
     ]
 ) | {aten.pow.Tensor_Scalar}
+
+
+def registrar(table: dict[Any, Function]) -> Callable[..., Callable[[Function], Function]]:
+    """A decorator that enters a function into a table under each of the operations given."""
+
+    def rule(*ops: Any) -> Callable[[Function], Function]:
+        def register(function: Function) -> Function:
+            table.update(dict.fromkeys(ops, function))
+            return function
+
+        return register
+
+    return rule
 
 
 def conv_input_grad(g: Tensor, x: Tensor, w: Tensor, geometry: Any) -> Tensor:

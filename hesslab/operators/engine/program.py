@@ -87,6 +87,7 @@ class Program:
     Attributes:
         rows: of the largest matrix product; infinite where there are convolutions or batches of
             products.
+        active: which of q depend on the parameters to differentiate by.
 
     Raises:
         Untraceable: the forward cannot be written as a graph.
@@ -116,11 +117,11 @@ class Program:
         self.rows = math.inf if others else max((shape(node)[0] for node in products), default=0)
         self._head, self._q = head, _cut(head, output, channels_last=last)
         wanted = dependent(head.nodes, self._p)
-        self._active = [i for i, node in enumerate(self._q) if node in wanted]
+        self.active = [i for i, node in enumerate(self._q) if node in wanted]
         self._net = _Net(head, self._q, inputs[DATA], output, channels_last=last)
         self._hessians: dict[Any, Linear] = {}
         self.output = output.meta["val"]
-        if not self._active or not output.meta["data"]:
+        if not self.active or not output.meta["data"]:
             raise Untraceable("the outputs do not depend on the data and the parameters")
 
     # The head: once per point or per product.
@@ -129,11 +130,6 @@ class Program:
     def head(self) -> Callable[..., tuple[Tensor, ...]]:
         """``(*inputs in the order of `names`) -> q``."""
         return module(list(self._inputs.values()), self._q).forward
-
-    @property
-    def active(self) -> list[int]:
-        """Which of q depend on the parameters to differentiate by."""
-        return self._active
 
     @property
     def names(self) -> list[str]:
@@ -146,7 +142,7 @@ class Program:
         b, env = _new()
         fixed = _copy_inputs(b, env, self._inputs.values())
         dp = [b.input(f"dp{i}", p.meta["val"]) for i, p in enumerate(self._p)]
-        wanted = [self._q[i] for i in self._active]
+        wanted = [self._q[i] for i in self.active]
         tangents = dict(zip((env[p] for p in self._p), dp, strict=True))
         found = forward.pushforward(b, _between(wanted), tangents, _copier(b, env))
         return Linear(fixed, dp, [found.get(env[q]) for q in wanted])
@@ -154,7 +150,7 @@ class Program:
     @cached_property
     def pull(self) -> Linear:
         """A cotangent of the active q to one of p; fixed: the inputs of the head."""
-        _, env, cotangents, pulled = self._pulled()
+        env, cotangents, pulled = self._pulled()
         return Linear([env[node] for node in self._inputs.values()], cotangents, pulled)
 
     @cached_property
@@ -163,7 +159,7 @@ class Program:
 
         Fixed: the inputs of the head, the gradient of the active q; varying: the two tangents.
         """
-        _, old, cotangents, pulled = self._pulled()
+        old, cotangents, pulled = self._pulled()
         b, env = _new()
         fixed = _copy_inputs(b, env, [*(old[n] for n in self._inputs.values()), *cotangents])
         dp = [b.input(f"dp{i}", p.meta["val"]) for i, p in enumerate(self._p)]
@@ -182,25 +178,23 @@ class Program:
         reached = dependent(kept[0].graph.nodes, gradient) if kept else set()
         return any(node in reached for node in kept)
 
-    def _pulled(self) -> tuple[Graph, dict[Node, Node], list[Node], list[Node | None]]:
+    def _pulled(self) -> tuple[dict[Node, Node], list[Node], list[Node | None]]:
         b, env = _new()
         _copy_inputs(b, env, self._inputs.values())
         copy = _copier(b, env)
-        active = [self._q[i] for i in self._active]
+        active = [self._q[i] for i in self.active]
         for node in _between(active):
             copy(node)
         cotangents = [b.input(f"g{i}", q.meta["val"]) for i, q in enumerate(active)]
-        outputs: dict[Node, Node] = {}
-        for q, g in zip(active, cotangents, strict=True):
-            outputs[env[q]] = g
-        return b, env, cotangents, pullback(b, outputs, [env[p] for p in self._p])
+        outputs = dict(zip((env[q] for q in active), cotangents, strict=True))
+        return env, cotangents, pullback(b, outputs, [env[p] for p in self._p])
 
     # The net: once per batch.
 
     @cached_property
     def jacobian(self) -> Jacobian:
         """Tangents of the active q to tangents of the outputs, and cotangents back."""
-        jacobian = self._net.jacobian(self._active)
+        jacobian = self._net.jacobian(self.active)
         jacobian.jvp.compiled = jacobian.vjp.compiled = self._compiled
         return jacobian
 
@@ -223,7 +217,7 @@ class Program:
         key = (type(loss), values, y.shape, y.dtype, lean)
         if shared and key in self._hessians:
             return self._hessians[key]
-        linear = self._net.hessian(self._active, loss, y, lean=lean)
+        linear = self._net.hessian(self.active, loss, y, lean=lean)
         linear.compiled = self._compiled
         if shared:
             self._hessians[key] = linear

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.fx import Node
 
-from hesslab.operators.engine.generic import Pull, Slope, close, is_float
+from hesslab.operators.engine.generic import Pull, close, derivative, is_float
 from hesslab.operators.engine.graph import Graph, dependent, operands, shape
 from hesslab.operators.engine.operations import (
     UNARY,
@@ -18,6 +18,7 @@ from hesslab.operators.engine.operations import (
     conv_input_grad,
     conv_weight_grad,
     expand_to,
+    registrar,
     reshape,
     sum_to,
     transpose,
@@ -96,15 +97,8 @@ def _zeros(b: Graph, node: Node, index: int) -> Node:
     )
 
 
-def rule(*ops: Any) -> Callable[[Rule], Rule]:
-    """Register the reverse rule of an operation: a cotangent per argument."""
-
-    def register(function: Rule) -> Rule:
-        for op in ops:
-            RULES[op] = function
-        return function
-
-    return register
+# Enters the reverse rule of an operation: a cotangent for each argument.
+rule = registrar(RULES)
 
 
 @rule(aten.add.Tensor)
@@ -172,10 +166,8 @@ def _max_pool(
 
 
 def _unary(b: Graph, node: Node, g: Node) -> Node:
-    x, *rest = operands(node)
-    target: Any = node.target
-    slope = Slope(target, tuple(rest), tuple(sorted(node.kwargs.items())), 1)
-    return b.call(aten.mul.Tensor, g, b.call(slope, x, like=x))
+    x = operands(node)[0]
+    return b.call(aten.mul.Tensor, g, b.call(derivative(node), x, like=x))
 
 
 @rule(aten._softmax.default, aten._safe_softmax.default)

@@ -9,21 +9,14 @@ from torch.fx import Node
 
 from hesslab.operators.engine.fold import folded_scale, folded_shift, per_channel
 from hesslab.operators.engine.graph import Graph, shape
-from hesslab.operators.engine.operations import aten, cast, expand_to, reshape
+from hesslab.operators.engine.operations import aten, cast, expand_to, registrar, reshape
 
 Rewrite = Callable[..., Any]
 REWRITES: dict[Any, Rewrite] = {}
 
 
-def rewrite(*ops: Any) -> Callable[[Rewrite], Rewrite]:
-    """Register how an operation is written with simpler ones."""
-
-    def register(function: Rewrite) -> Rewrite:
-        for op in ops:
-            REWRITES[op] = function
-        return function
-
-    return register
+# Enters how an operation is written with simpler ones.
+rewrite = registrar(REWRITES)
 
 
 @rewrite(aten.addmm.default)

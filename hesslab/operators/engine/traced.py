@@ -196,11 +196,11 @@ class Traced:
 
     def residual_bytes(self, kind: Kind, x: Tensor, y: Tensor, *, lean: bool) -> int:
         """The memory that the residuals of a batch like ``(x, y)`` take."""
-        program = self._point(x).program
+        point = self._point(x)
         if kind == "hessian":
-            linear = self._point(x).hessian(self._loss, y, lean=lean)
+            linear = point.hessian(self._loss, y, lean=lean)
             return memory(linear.kept, linear.fixed)
-        jacobian = program.jacobian
+        jacobian = point.program.jacobian
         return memory([*jacobian.jvp.kept, *jacobian.vjp.kept], jacobian.jvp.fixed)
 
     def _product(
@@ -240,8 +240,9 @@ class Traced:
         if self._kept is not None:
             yield from self._kept
             return
-        for point in self._points.values():  # what an interrupted pass has left
-            point.gradient = None if not self.seen else point.gradient
+        if not self.seen:  # a pass before may have been interrupted
+            for point in self._points.values():
+                point.gradient = None
         passed = []
         for number, (x, y) in enumerate(self._source):
             if self.keep:  # a loader may fill the same memory again
