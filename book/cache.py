@@ -35,12 +35,15 @@ Record = dict[str, Any]
 """What one run imported and read: "modules", "data" and "loaded" of its footer."""
 
 
+RECORDED = ("book", "benchmarks")  # whose folders `results` hold numbers of record
+
+
 class Runs:
     """The finished runs of all chapters and profiles.
 
     Args:
         folder: where they are kept.
-        root: the folder that holds `hesslab/` and `book/results/`.
+        root: the folder that holds `hesslab/` and the folders of records.
     """
 
     def __init__(self, folder: Path, root: Path) -> None:
@@ -81,7 +84,7 @@ class Runs:
             "modules": {m: module_sum(self.root, m) for m in record.get("modules", [])},
             "data": {name: _data_sum(name) for name in record.get("data", {})},
             "loaded": {
-                name: _sum(self.root / "book" / "results" / name)
+                name: [_sum(self.root / folder / "results" / name) for folder in RECORDED]
                 for name in record.get("loaded", {})
             },
             "versions": _versions(),

@@ -358,14 +358,15 @@ def executed(root: Path) -> NotebookNode:
 def test_data_records_and_half_stored_runs_decide_as_well(root, monkeypatch):
     monkeypatch.setenv("HESSLAB_DATA", str(root / "data"))
     data, result = root / "data" / "set" / "a.bin", root / "book" / "results" / "r.json"
-    for path in (data, result):
+    measured = root / "benchmarks" / "results" / "r.json"
+    for path in (data, result, measured):
         path.parent.mkdir(parents=True)
         path.write_text("1")
     runs = Runs(root / "cache", root)
     source = notebooks.read(root / "book" / "one.ipynb")
     runs.keep("book/one", executed(root))
     assert runs.find("book/one", source) is not None
-    for path in (data, result):
+    for path in (data, result, measured):
         path.write_text("22")
         assert runs.find("book/one", source) is None
         path.write_text("1")
