@@ -50,8 +50,7 @@ class GaussNewton(Curvature):
 
     def _push(self, x: Tensor, v: Tensor) -> Tensor:
         """J v: the derivative of a batch's outputs ``[B, ..., C]`` along ``v`` ``[P]``."""
-        with torch.no_grad():
-            _, change = self._network.linearised(x, self.vector_to_dict(v.contiguous()))
+        _, change = self._network.linearised(x, self.vector_to_dict(v.contiguous()))
         return change
 
     def _pull(

@@ -15,6 +15,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from hesslab.data import Batches
 from hesslab.errors import NotDeterministic, NotFinite
+from hesslab.operators.derivatives import SameDerivatives
 from hesslab.operators.norms import BatchNormMode, Norms
 from hesslab.operators.space import matching
 
@@ -82,7 +83,7 @@ class Network:
         """The model's outputs ``[B, ..., C]`` with all its parameters and buffers given."""
         # A norm that keeps no statistics may be given some: names that the model lacks.
         full = {**state, **{name: state[first] for name, first in self._names.items()}}
-        with self._norms.replaced():
+        with self._norms.replaced(), SameDerivatives():
             # A first layer may work in place; the user's data stays. torch's own tying would leave
             # the given tensors in a module that stands at two places.
             outputs = torch.func.functional_call(self._model, full, (x.clone(),), tie_weights=False)
@@ -111,17 +112,30 @@ class Network:
         for name, row in self.padding.items():
             tangents[name] = tangents[name].clone()
             tangents[name][row] = 0
-        try:
-            outputs, change = torch.func.jvp(  # type: ignore[misc]
-                lambda point: self.outputs(point, x), (self.point,), (tangents,)
-            )
-        except (NotImplementedError, RuntimeError) as error:
-            if "forward AD" not in str(error):
+        with torch.enable_grad():
+            try:
+                outputs, change = torch.func.jvp(  # type: ignore[misc]
+                    lambda point: self.outputs(point, x), (self.point,), (tangents,)
+                )
+            except torch.OutOfMemoryError:
                 raise
-            raise ValueError(
-                "a layer of the model has no forward-mode derivative in torch, which the GGN and "
-                f"linearised predictions need (the Hessian does not): {str(error)[:120]}"
-            ) from error
+            except (NotImplementedError, RuntimeError):  # a layer without forward mode
+                outputs, change = self._linearised_by_backward(x, tangents)
+        return outputs.detach(), change.detach()
+
+    def _linearised_by_backward(
+        self, x: Tensor, tangents: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        # J v is the derivative of (J^T w) . v by w, whatever w.
+        leaves = self.leaves()
+        outputs = self.outputs(leaves, x)
+        w = torch.zeros_like(outputs, requires_grad=True)
+        pulled = torch.autograd.grad(
+            outputs, list(leaves.values()), w, create_graph=True, materialize_grads=True
+        )
+        (change,) = torch.autograd.grad(
+            pulled, w, [tangents[name] for name in leaves], materialize_grads=True
+        )
         return outputs, change
 
     def restrict(self, names: Sequence[str]) -> Network:
@@ -131,6 +145,15 @@ class Network:
         fixed = {name: value for name, value in self.point.items() if name not in names}
         other._frozen = {**self._frozen, **fixed}
         other.padding = {name: row for name, row in self.padding.items() if name in names}
+        return other
+
+    def in_float64(self) -> Network:
+        """The same network at the same point in double precision."""
+        other = copy.copy(self)
+        for name in ("point", "_frozen", "_buffers"):
+            tensors = getattr(self, name).items()
+            double = {key: t.double() if t.is_floating_point() else t for key, t in tensors}
+            setattr(other, name, double)
         return other
 
     def state(self) -> dict[str, Tensor]:

@@ -11,7 +11,6 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from hesslab.operators.engine.graph import Untraceable
 from hesslab.operators.engine.traced import Kind, Traced
 from hesslab.operators.network import Network
 
@@ -151,22 +150,3 @@ def _quarter(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory) // 4
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
-
-
-def agree(traced: Tensor, reference: Tensor, sizes: list[int], names: list[str]) -> None:
-    """Hold a traced product ``[P, K]`` to autograd's, parameter by parameter.
-
-    Raises:
-        Untraceable: they differ by more than rounding and a few flipped ReLUs explain.
-    """
-    eps = torch.finfo(reference.dtype).eps
-    # One ReLU that falls on the other side of zero moves a small tensor by some percent.
-    allowed = 1e-9 if reference.dtype == torch.float64 else 3e-2
-    floor = eps**0.75 * float(reference.norm())
-    for name, ours, theirs in zip(names, traced.split(sizes), reference.split(sizes), strict=True):
-        apart = float((ours - theirs).norm())
-        if not apart <= allowed * float(theirs.norm()) + floor:
-            raise Untraceable(
-                f"the traced product differs from autograd's in {name}, by "
-                f"{apart / max(float(theirs.norm()), floor):.0e}"
-            )

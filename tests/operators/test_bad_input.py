@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import hesslab as hl
 from hesslab.errors import NotDeterministic, NotFinite
+from tests.cases import Case
 
 X = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(10) % 3
@@ -274,17 +275,53 @@ def test_loss_that_is_no_mean_over_examples(loss):
         hl.Hessian(mlp(), loss, (X, Y))
 
 
-def test_layer_with_a_wrong_second_derivative_in_torch():
-    layer = nn.utils.parametrizations.weight_norm(nn.Linear(4, 5))
-    model = nn.Sequential(layer, nn.Tanh(), nn.Linear(5, 3)).double()
-    with pytest.raises(ValueError, match=r"the Hessian of this model is not symmetric: .*weight_n"):
-        hl.Hessian(model, CE, (X.double(), Y))
+class Squared(torch.autograd.Function):
+    """A square, as its second derivative sees it linear in what stands above it; or not even so."""
+
+    @staticmethod
+    def forward(ctx, x, stop):
+        ctx.slope, ctx.stop = 2 * x.detach(), stop
+        return x.square()
+
+    @staticmethod
+    def backward(ctx, g):
+        return (g.detach() if ctx.stop else g) * ctx.slope, None
 
 
-def test_layer_without_forward_mode():
-    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)))
-    with pytest.raises(ValueError, match="no forward-mode derivative in torch, which the GGN and"):
-        hl.GGN(model, CE, (X, Y))
+class WithSquares(nn.Module):
+    def __init__(self, *, stop):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.first, self.second = nn.Linear(4, 5), nn.Linear(5, 3)
+        self.stop = stop
+
+    def forward(self, x):
+        return self.second(Squared.apply(self.first(x), self.stop))
+
+
+def test_layer_with_a_wrong_second_derivative():
+    with pytest.raises(ValueError, match=r"the Hessian of this model is not symmetric: .*Function"):
+        hl.Hessian(WithSquares(stop=True).double(), CE, (X.double(), Y))
+
+
+def test_a_wrong_part_that_is_small_in_a_large_network():  # in float32
+    wide = nn.Sequential(nn.Linear(4, 400), nn.Tanh(), nn.Linear(400, 400), nn.Tanh())
+    model = nn.Sequential(wide, nn.Linear(400, 4), WithSquares(stop=True))
+    with pytest.raises(ValueError, match="is not symmetric"):
+        hl.Hessian(model, CE, (X, Y))
+
+
+def test_the_ggn_of_a_layer_without_forward_mode():
+    model = WithSquares(stop=False).double()
+    G = hl.GGN(model, CE, (X.double(), Y))
+    assert "derivative of its own" in repr(G)
+    torch.testing.assert_close(
+        G @ torch.eye(G.shape[0], dtype=torch.float64),
+        Case(model, CE, X.double(), Y).ggn,
+        rtol=1e-9,
+        atol=1e-12,
+    )
 
 
 def test_no_parameters_named():

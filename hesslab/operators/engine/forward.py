@@ -21,6 +21,7 @@ from hesslab.operators.engine.operations import (
     gather_pooled,
     registrar,
     reshape,
+    slice_input_grad,
 )
 
 Tangent = Any  # a node, a tuple of nodes and None for a node with several outputs, or None
@@ -37,7 +38,7 @@ MULTILINEAR: dict[Any, tuple[int, ...]] = {
     aten.expand.default: (0,),
     aten.sum.dim_IntList: (0,),
     aten.slice.Tensor: (0,),
-    aten.slice_backward.default: (0,),
+    slice_input_grad: (0,),
     aten.clone.default: (0,),
     aten._to_copy.default: (0,),
     aten.threshold_backward.default: (0,),

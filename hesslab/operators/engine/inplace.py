@@ -16,6 +16,7 @@ from hesslab.operators.engine.operations import (
     conv_input_grad,
     conv_weight_grad,
     gather_pooled,
+    slice_input_grad,
 )
 
 VIEWS = {
@@ -37,7 +38,7 @@ FRESH = {
     aten.bmm.default,
     aten.convolution.default,
     aten.threshold_backward.default,
-    aten.slice_backward.default,
+    slice_input_grad,
     aten.cat.default,
     aten.embedding.default,
     aten.embedding_dense_backward.default,

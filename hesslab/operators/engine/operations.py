@@ -67,10 +67,30 @@ def conv_weight_grad(g: Tensor, x: Tensor, w: Tensor, geometry: Any, bias: bool)
     return aten.convolution_backward(g, x, w, sizes, *geometry, [False, True, bias])[1:]
 
 
+def slice_input_grad(g: Tensor, size: list[int], *where: int) -> Tensor:
+    """The gradient of a slice (dimension, start, end, step) by its input, laid out as ``g``."""
+    if _channels_last(g):  # torch's own would be laid out by rows, and what is added to it too
+        B, C, H, W = size
+        full = g.new_zeros(B, H, W, C).permute(0, 3, 1, 2)
+    else:
+        full = g.new_zeros(size)
+    aten.slice.Tensor(full, *where).copy_(g)
+    return full
+
+
 def gather_pooled(x: Tensor, indices: Tensor) -> Tensor:
     """The entries of ``x [..., H, W]`` that a max-pooling with these indices has picked."""
+    if _channels_last(x):
+        rows, places = (t.permute(0, 2, 3, 1).flatten(1, 2) for t in (x, indices))
+        B, C, H, W = indices.shape
+        return rows.gather(1, places).view(B, H, W, C).permute(0, 3, 1, 2)
     picked = x.flatten(-2).gather(-1, indices.flatten(-2))
     return picked.view(indices.shape)
+
+
+def _channels_last(t: Tensor) -> bool:
+    # The strides, since torch.func.vmap has no is_contiguous of that layout.
+    return t.ndim == 4 and t.stride(1) == 1 and t.stride(3) == t.shape[1] > 1
 
 
 def reshape(b: Graph, x: Node, size: list[int]) -> Node:

@@ -20,6 +20,7 @@ from hesslab.operators.engine.operations import (
     expand_to,
     registrar,
     reshape,
+    slice_input_grad,
     sum_to,
     transpose,
 )
@@ -220,7 +221,7 @@ def _sum(
 
 @rule(aten.slice.Tensor)
 def _slice(b: Graph, node: Node, g: Node, x: Node, *where: int) -> Sequence[Node | None]:
-    return (b.call(aten.slice_backward.default, g, shape(x), *where),)
+    return (b.call(slice_input_grad, g, shape(x), *where, like=x),)
 
 
 @rule(aten.constant_pad_nd.default)

@@ -6,17 +6,14 @@ Tested with the versions of torch from the first to the last of `TESTED`; none o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.overrides import TorchFunctionMode
 
 from hesslab.operators.engine.graph import Untraceable
 
 TESTED = ((2, 11), (2, 13))
-DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
 
 
 def trace(
@@ -37,8 +34,7 @@ def trace(
     names = list(state)
 
     def function(*values: Tensor) -> Tensor:
-        with _Switches():
-            return forward(dict(zip(names, values[:-1], strict=True)), values[-1])
+        return forward(dict(zip(names, values[:-1], strict=True)), values[-1])
 
     try:
         with torch.enable_grad():
@@ -51,17 +47,6 @@ def trace(
     if _mutating(graph):
         raise Untraceable(f"{_mutating(graph)[0].target} works in place")
     return graph, names
-
-
-class _Switches(TorchFunctionMode):
-    """Refuses a forward that switches autograd off in a part of itself, which no trace shows."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch._C._set_grad_enabled and args and not args[0]:
-            raise Untraceable("the forward works under torch.no_grad in a part of itself")
-        if func == DATA:
-            return args[0].detach()
-        return func(*args, **(kwargs or {}))
 
 
 def _check_version() -> None:

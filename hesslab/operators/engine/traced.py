@@ -281,7 +281,7 @@ class Traced:
         flat = rows.split([value.numel() for value in point.values()], dim=-1)
         pieces = []
         for (name, value), piece in zip(point.items(), flat, strict=True):
-            piece = piece.view(*rows.shape[:-1], *value.shape)
+            piece = piece.view(rows.shape[:-1] + value.shape)
             if name in self._network.padding:  # forward mode would let this row move
                 piece = piece.clone()
                 piece.select(-value.ndim, self._network.padding[name]).zero_()

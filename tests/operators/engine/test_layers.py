@@ -5,7 +5,17 @@ import torch
 from torch import nn
 
 import hesslab as hl
-from tests.operators.engine.networks import LOSS, Plain, built, check, examples, flat
+from tests.operators.engine.graphs import randn
+from tests.operators.engine.networks import (
+    LOSS,
+    TOLERANCE,
+    Plain,
+    built,
+    check,
+    examples,
+    flat,
+    products,
+)
 
 IMAGE = (2, 4, 4)
 ACTIVATIONS = [
@@ -121,12 +131,40 @@ class Ramp(nn.Module):
         return torch.clamp(x / 6 + 0.5, 0, 1)
 
 
-def test_weight_norm_is_refused():
-    layer = nn.Linear(4, 4)
-    model = built(lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(layer), nn.Tanh()))
+class PlainNorm(nn.Module):
+    """Weight norm in operations whose second derivatives torch has right."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.over = 1 - dim if dim in (0, 1) else (0, 1)
+
+    def forward(self, g, v):
+        return g * v / (v**2).sum(self.over, keepdim=True).sqrt()
+
+    def right_inverse(self, w):
+        return (w**2).sum(self.over, keepdim=True).sqrt(), w
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_weight_norm_whose_second_derivative_torch_has_wrong(dim):
     x, y = examples((4,))
-    with pytest.raises(ValueError, match="weight_norm is one"):
-        hl.Hessian(model, LOSS, (x, y))
+    ours, plain = (
+        built(lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))) for _ in "ab"
+    )
+    nn.utils.parametrizations.weight_norm(ours[0], dim=dim)
+    nn.utils.parametrize.register_parametrization(plain[0], "weight", PlainNorm(dim))
+    if dim == -1:  # one number
+        plain[0].parametrizations.weight.original0.data.squeeze_()
+    state = {
+        name: value.view_as(plain.state_dict()[name]) for name, value in ours.state_dict().items()
+    }
+    plain.load_state_dict(state)
+    v = randn(sum(p.numel() for p in plain.parameters()))
+    expected = products(plain, x, y, v)
+    for name in ("Hessian", "GGN"):
+        A = getattr(hl, name)(ours, LOSS, (x, y))
+        assert A.plan.traced is not None, A.plan
+        torch.testing.assert_close(A @ v, expected[name], **TOLERANCE)
 
 
 def test_spectral_norm_in_eval_mode():

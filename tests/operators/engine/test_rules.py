@@ -8,7 +8,13 @@ import torch
 import hesslab as hl
 from hesslab.operators.engine import forward, reverse
 from hesslab.operators.engine.graph import Graph, module
-from hesslab.operators.engine.operations import UNARY, aten, conv_input_grad, conv_weight_grad
+from hesslab.operators.engine.operations import (
+    UNARY,
+    aten,
+    conv_input_grad,
+    conv_weight_grad,
+    slice_input_grad,
+)
 from hesslab.operators.engine.program import LossGradient
 from tests.operators.engine.graphs import Call, Reference, assert_equal, randn
 
@@ -102,7 +108,9 @@ def shapes():
     yield "sum", Call(aten.sum.dim_IntList, (y, [0, 2]))
     yield "sum from behind", Call(aten.sum.dim_IntList, (y, [-1], True))
     yield "slice", Call(aten.slice.Tensor, (y, 2, 1, 4, 2))
-    yield "slice_backward", Call(aten.slice_backward.default, (randn(2, 3), [2, 7], 1, 1, 6, 2))
+    yield "slice_input_grad", Call(slice_input_grad, (randn(2, 3), [2, 7], 1, 1, 6, 2))
+    images = randn(2, 3, 2, 4).contiguous(memory_format=torch.channels_last)
+    yield "slice_input_grad of images", Call(slice_input_grad, (images, [2, 3, 4, 4], 2, 0, 4, 2))
     yield "pad", Call(aten.constant_pad_nd.default, (x, [1, -1, 0, 2], 0.7))
     yield "cat", Call(aten.cat.default, ([x, randn(3, 2), x], -1))
     yield "cat of rows", Call(aten.cat.default, ([x, randn(1, 4)],))

@@ -1,0 +1,97 @@
+"""What an operator is held to when it is built, on a few examples: what every product relies on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from hesslab.errors import NotDeterministic
+
+# By how much a traced product may differ from autograd's in one parameter, relative to it.
+ALLOWED = {torch.float32: 1e-4, torch.float64: 1e-9}
+
+
+def check_fixed(one: Tensor, two: Tensor) -> None:
+    """Refuse two products of one vector that differ.
+
+    Raises:
+        NotDeterministic: they do; the message names the cause.
+    """
+    # Sums on CUDA may be reordered; on the CPU a repeated product is equal to the bit.
+    allowed = 1e-5 * one.norm() if one.device.type == "cuda" else 0.0
+    difference = (one - two).norm()
+    if bool(difference > allowed):
+        raise NotDeterministic(
+            "the same product taken twice on the first batch differs by "
+            f"{float(difference / one.norm()):.1e} of its norm: the model's forward draws "
+            "random numbers (a functional dropout with training=True?) or keeps a state; "
+            "a curvature matrix needs a fixed function"
+        )
+
+
+def check_symmetric(kind: str, v: Tensor, Av: Tensor, AAv: Tensor) -> None:
+    r"""Refuse an A for which :math:`v^T A A v` is not :math:`|A v|^2`.
+
+    Raises:
+        ValueError: it is not.
+    """
+    # A random u would be nearly orthogonal to A v, and hide a wrong part of a large network. v is
+    # nearly orthogonal to A A v, and the sum of float32 products would be rounding.
+    square = float(Av.double() @ Av.double())
+    apart = abs(float(v.double() @ AAv.double()) - square) / square if square else 0.0
+    if apart > torch.finfo(v.dtype).eps ** 0.5:
+        raise ValueError(
+            f"the {kind} of this model is not symmetric: v.AAv and |Av|^2 differ by {apart:.1e} "
+            "of the latter. One of its layers has a wrong second derivative (an autograd.Function "
+            "whose backward cannot be differentiated?): write that layer in plain operations"
+        )
+
+
+def check_sum(gradient: Callable[[slice], Tensor], count: int, *, along: int | None = None) -> None:
+    """Refuse a gradient of some examples that is not the sum over its parts.
+
+    Args:
+        gradient: of the terms of some examples.
+        count: examples at hand; one alone has no parts.
+        along: None, or the dimension on which examples lie, where parts are rows of the whole.
+
+    Raises:
+        ValueError: they differ.
+    """
+    cut = count // 3 + 1
+    if cut >= count:
+        return
+    whole, *pieces = (gradient(part) for part in (slice(None), slice(cut), slice(cut, None)))
+    total = pieces[0] + pieces[1] if along is None else torch.cat(pieces, along)
+    size = sum(float(piece.norm()) for piece in pieces)
+    difference = float((whole - total).norm())
+    if difference > torch.finfo(whole.dtype).eps ** 0.5 * size:
+        raise ValueError(
+            f"the gradient of {count} examples is not the sum over its parts: they differ by "
+            f"{difference / size:.1e}. Either the outputs depend on other examples of the "
+            "batch (batch statistics in forward), or the loss is no mean over examples "
+            "(a sum, or a mean over those that are not masked)"
+        )
+
+
+def largest_difference(
+    ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
+) -> tuple[float, str]:
+    """How far two products are apart, parameter by parameter.
+
+    What is rounding of the whole product does not count against a parameter whose part is small.
+    NaN counts as infinite.
+
+    Returns:
+        The largest difference relative to the parameter's part, and the parameter's name.
+    """
+    norm = torch.stack([part.norm() for part in theirs.values()]).norm()
+    apart = {}
+    for name, part in theirs.items():
+        rounding = torch.finfo(part.dtype).eps ** 0.75 * norm / ALLOWED[part.dtype]
+        relative = float((ours[name] - part).norm() / (part.norm() + rounding))
+        apart[name] = relative if relative >= 0 else torch.inf
+    name = max(apart, key=apart.__getitem__)
+    return apart[name], name
