@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
@@ -29,6 +29,12 @@ class SameDerivatives(TorchFunctionMode):
         if not torch.is_grad_enabled() and func is not torch._C._set_grad_enabled:
             args, kwargs = tree_map_only(Tensor, torch.Tensor.detach, (args, kwargs))
         return func(*args, **kwargs)
+
+
+def has_weight_norm(model: nn.Module) -> bool:
+    """Whether a module is normed by one of torch's two functions of the name."""
+    parts = (part for m in model.modules() for part in (m, *m._forward_pre_hooks.values()))
+    return any(type(part).__name__.lstrip("_") == "WeightNorm" for part in parts)
 
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from hesslab.data import Batches
 from hesslab.errors import NotDeterministic, NotFinite
-from hesslab.operators.derivatives import SameDerivatives
+from hesslab.operators.derivatives import SameDerivatives, has_weight_norm
 from hesslab.operators.norms import BatchNormMode, Norms
 from hesslab.operators.space import matching
 
@@ -52,6 +52,7 @@ class Network:
         self.point = {name: values.pop(name) for name in chosen}
         self._frozen = values
         self._names = _names(model)
+        self._has_weight_norm = has_weight_norm(model)
         self._modes = [module.training for module in model.modules()]
         self.padding = _padding_rows(model, chosen)
 
@@ -83,7 +84,7 @@ class Network:
         """The model's outputs ``[B, ..., C]`` with all its parameters and buffers given."""
         # A norm that keeps no statistics may be given some: names that the model lacks.
         full = {**state, **{name: state[first] for name, first in self._names.items()}}
-        with self._norms.replaced(), SameDerivatives():
+        with self._norms.replaced(), self._derivatives():
             # A first layer may work in place; the user's data stays. torch's own tying would leave
             # the given tensors in a module that stands at two places.
             outputs = torch.func.functional_call(self._model, full, (x.clone(),), tie_weights=False)
@@ -93,6 +94,10 @@ class Network:
                 "[B, ..., C]: wrap the model in a module that returns only the outputs"
             )
         return outputs
+
+    def _derivatives(self) -> AbstractContextManager[object]:
+        # Backward mode needs the correction of weight norm alone, and the mode costs time per call.
+        return SameDerivatives() if self._has_weight_norm else nullcontext()
 
     def measure_population(self, batches: Batches, *, single: bool) -> None:
         """Take the statistics of all batch norms over the data, and keep them as constants.
@@ -112,10 +117,15 @@ class Network:
         for name, row in self.padding.items():
             tangents[name] = tangents[name].clone()
             tangents[name][row] = 0
+
+        def function(point: Mapping[str, Tensor]) -> Tensor:
+            with SameDerivatives():
+                return self.outputs(point, x)
+
         with torch.enable_grad():
             try:
                 outputs, change = torch.func.jvp(  # type: ignore[misc]
-                    lambda point: self.outputs(point, x), (self.point,), (tangents,)
+                    function, (self.point,), (tangents,)
                 )
             except torch.OutOfMemoryError:
                 raise

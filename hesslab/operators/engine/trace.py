@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from hesslab.operators.derivatives import SameDerivatives
 from hesslab.operators.engine.graph import Untraceable
 
 TESTED = ((2, 11), (2, 13))
@@ -34,7 +35,8 @@ def trace(
     names = list(state)
 
     def function(*values: Tensor) -> Tensor:
-        return forward(dict(zip(names, values[:-1], strict=True)), values[-1])
+        with SameDerivatives():
+            return forward(dict(zip(names, values[:-1], strict=True)), values[-1])
 
     try:
         with torch.enable_grad():

@@ -145,6 +145,17 @@ class PlainNorm(nn.Module):
         return (w**2).sum(self.over, keepdim=True).sqrt(), w
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+def test_weight_norm_by_hook():
+    x, y = examples((4,))
+    by_hook, by_parametrization = (built(lambda: nn.Linear(4, 3)) for _ in "ab")
+    nn.utils.weight_norm(by_hook)
+    nn.utils.parametrizations.weight_norm(by_parametrization)
+    v = randn(18)
+    products = [hl.Hessian(m, LOSS, (x, y)) @ v for m in (by_hook, by_parametrization)]
+    torch.testing.assert_close(*products, **TOLERANCE)
+
+
 @pytest.mark.parametrize("dim", [0, 1, -1])
 def test_weight_norm_whose_second_derivative_torch_has_wrong(dim):
     x, y = examples((4,))
