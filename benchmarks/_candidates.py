@@ -131,6 +131,14 @@ OURS = [
     Candidate(
         "hessian",
         "hesslab, first",
+        _times_vector("Hessian", "auto"),
+        "hessian, first",
+        fresh=True,
+        alone=True,
+    ),
+    Candidate(
+        "hessian",
+        "hesslab, keeping",
         _times_vector("Hessian", "cache"),
         "hessian, first",
         fresh=True,
@@ -142,7 +150,6 @@ OURS = [
         "hesslab, streaming",
         _times_vector("Hessian", "stream"),
         "hessian, first",
-        alone=True,
     ),
     Candidate("hessian block", "hesslab, repeated", _times_block("Hessian", "cache"), "hessian"),
     Candidate("ggn", "hesslab, repeated", _times_vector("GGN", "cache"), "ggn"),

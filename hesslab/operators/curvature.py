@@ -26,7 +26,8 @@ from hesslab.operators.checks import (
 from hesslab.operators.engine.graph import Untraceable
 from hesslab.operators.engine.traced import Kind, Traced
 from hesslab.operators.group import Ranks, Traits, device_of, is_empty, traits
-from hesslab.operators.network import Network, differentiable_kernels
+from hesslab.operators.kernels import differentiable_kernels
+from hesslab.operators.network import Network
 from hesslab.operators.norms import BatchNormMode
 from hesslab.operators.plan import Mode, Plan
 from hesslab.operators.precision import full_precision
@@ -197,7 +198,7 @@ class Curvature(Operator):
         """What a product gives by graphs; None where the network cannot be traced."""
         if self.plan.traced is None:
             return None
-        with self._recording(), torch.no_grad():
+        with self._recording(), torch.no_grad(), self.plan.lock:
             try:
                 self.plan.decide(lambda: sum(self.partition), self._batches.first, self._kind)
                 return product(self.plan.traced)

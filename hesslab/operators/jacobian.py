@@ -13,6 +13,7 @@ from hesslab.errors import NotFinite
 from hesslab.linalg.matrix import all_finite
 from hesslab.operators.base import Operator
 from hesslab.operators.ggn import GaussNewton
+from hesslab.operators.plan import Plan
 from hesslab.operators.space import Space
 
 
@@ -60,7 +61,15 @@ class Jacobian(Operator):
         super().__init__(columns, rows)
 
     def __repr__(self) -> str:
-        return f"Jacobian({self._rows!r} by {self._columns!r}, {self.dtype} on {self.device})"
+        return (
+            f"Jacobian({self._rows!r} by {self._columns!r}, {self.dtype} on {self.device}, "
+            f"{self.plan})"
+        )
+
+    @property
+    def plan(self) -> Plan:
+        """The route that products take, and why."""
+        return self._gram.plan
 
     def _matmat(self, V: Tensor) -> Tensor:
         return self._gram.push(V)
@@ -91,7 +100,10 @@ class NTK(Operator):
         super().__init__(self.jacobian._rows)
 
     def __repr__(self) -> str:
-        return f"NTK({self._rows!r}, of {self.jacobian._columns!r}, {self.dtype} on {self.device})"
+        return (
+            f"NTK({self._rows!r}, of {self.jacobian._columns!r}, {self.dtype} on {self.device}, "
+            f"{self.jacobian.plan})"
+        )
 
     @property
     def parameter_names(self) -> tuple[str, ...]:

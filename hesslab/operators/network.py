@@ -5,19 +5,23 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from hesslab.data import Batches
 from hesslab.errors import NotDeterministic, NotFinite
 from hesslab.operators.derivatives import SameDerivatives, has_weight_norm
+from hesslab.operators.fingerprint import Opaque, fingerprint
 from hesslab.operators.norms import BatchNormMode, Norms
 from hesslab.operators.space import matching
+
+# A forward runs with other tensors in the places of the module's own, and forward mode has one
+# stack of levels: for all threads of the process.
+EVALUATING = threading.RLock()
 
 
 class Network:
@@ -84,7 +88,7 @@ class Network:
         """The model's outputs ``[B, ..., C]`` with all its parameters and buffers given."""
         # A norm that keeps no statistics may be given some: names that the model lacks.
         full = {**state, **{name: state[first] for name, first in self._names.items()}}
-        with self._norms.replaced(), self._derivatives():
+        with EVALUATING, self._norms.replaced(), self._derivatives():
             # A first layer may work in place; the user's data stays. torch's own tying would leave
             # the given tensors in a module that stands at two places.
             outputs = torch.func.functional_call(self._model, full, (x.clone(),), tie_weights=False)
@@ -122,7 +126,7 @@ class Network:
             with SameDerivatives():
                 return self.outputs(point, x)
 
-        with torch.enable_grad():
+        with EVALUATING, torch.enable_grad():
             try:
                 outputs, change = torch.func.jvp(  # type: ignore[misc]
                     function, (self.point,), (tangents,)
@@ -194,12 +198,12 @@ class Network:
                 table.clear()
                 table.update(entries)
 
-    def kind(self) -> tuple[Hashable, ...]:
-        """What `forward` depends on besides the values of parameters, buffers and inputs."""
-        modules = tuple(
-            (id(module), type(module), _attributes(module)) for module in self._model.modules()
-        )
-        return (tuple(self.point), self._norms.mode, modules)
+    def kind(self) -> Hashable | None:
+        """What `forward` depends on besides tensors; None if that cannot be told."""
+        try:
+            return (tuple(self.point), self._norms.mode, fingerprint(self._model))
+        except Opaque:
+            return None
 
     @property
     def depends_on_batch(self) -> bool:
@@ -234,36 +238,6 @@ class Network:
         return {name: value.detach().requires_grad_() for name, value in self.point.items()}
 
 
-_LOCK = threading.Lock()
-_inside = 0  # products that are being taken, on any thread
-_restore = ExitStack()
-
-
-@contextmanager
-def differentiable_kernels() -> Iterator[None]:
-    """Attention through kernels that can be differentiated twice; restored on the way out.
-
-    Flash attention and the fused encoder path have neither a forward-mode nor a second
-    derivative.
-    """
-    global _inside, _restore
-    with _LOCK:
-        if _inside == 0:
-            _restore = ExitStack()
-            fastpath = torch.backends.mha.get_fastpath_enabled()
-            _restore.callback(torch.backends.mha.set_fastpath_enabled, fastpath)
-            torch.backends.mha.set_fastpath_enabled(False)
-            _restore.enter_context(sdpa_kernel(SDPBackend.MATH))
-        _inside += 1
-    try:
-        yield
-    finally:
-        with _LOCK:
-            _inside -= 1
-            if _inside == 0:  # the switches belong to the process: the last thread sets them back
-                _restore.close()
-
-
 def choose(named: Mapping[str, Tensor], patterns: str | Sequence[str] | None) -> list[str]:
     """The names that patterns choose of a model's parameters; None means those to be trained.
 
@@ -294,26 +268,6 @@ def choose(named: Mapping[str, Tensor], patterns: str | Sequence[str] | None) ->
             f"parameters={idle[0]!r} matches no parameter; the model has {', '.join(named)}"
         )
     return found
-
-
-def _attributes(module: nn.Module) -> tuple[Hashable, ...]:
-    """The plain attributes of a module by value, hooks and other things by identity."""
-    registered = ("_parameters", "_buffers", "_modules")
-    return tuple(
-        (name, _value(value)) for name, value in vars(module).items() if name not in registered
-    )
-
-
-def _value(value: object) -> Hashable:
-    if value is None or isinstance(value, bool | int | float | str | torch.dtype | torch.device):
-        return (type(value), value)
-    if isinstance(value, dict):
-        return tuple((_value(key), _value(item)) for key, item in value.items())
-    if isinstance(value, list | tuple | set):
-        return tuple(_value(item) for item in value)
-    if isinstance(value, Tensor):  # its numbers may have been read, and changed since
-        return (id(value), value._version)
-    return id(value)
 
 
 def _names(model: nn.Module) -> dict[str, str]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy
 import os
 import textwrap
+import threading
 from collections.abc import Callable
-from typing import Literal, get_args
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,6 +18,10 @@ from hesslab.operators.engine.traced import Kind, Traced
 from hesslab.operators.network import Network
 
 Mode = Literal["auto", "stream", "cache"]
+CONTAINER_LIMITS = (  # of the two versions of Linux's control groups
+    "/sys/fs/cgroup/memory.max",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+)
 ROWS_IN_BLOCKS = 128  # matrix products with more rows gain nothing from a block
 
 
@@ -55,6 +62,19 @@ class Plan:
         # Neither `start` nor `untraced` is called where there is no product to compare.
         self.reason = "streaming by autograd (the product with the first examples is not finite)"
         self._note = ""
+        self.lock = threading.RLock()  # one product at a time: what they keep is shared
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy keeps nothing yet."""
+        state = {**vars(self), "mode": self._asked, "residual_bytes": 0}
+        del state["lock"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Begin with the first product."""
+        vars(self).update(state, lock=threading.RLock())
+        if self.traced is not None:
+            self.start(self.traced, self._note)
 
     def __repr__(self) -> str:
         return self.reason + (f"; columns one by one: {self._note}" if self._note else "")
@@ -119,10 +139,14 @@ class Plan:
         first = first_batch()
         limit = (self._limit or _quarter(first[0].device)) // self._parts
         share = examples() / len(first[0])
+        needed = traced.exceeded  # a later batch took more than the first had led to expect
         for lean in (False, True) if kind == "hessian" else (False,):
+            if traced.exceeded:
+                break
             needed = int(traced.residual_bytes(kind, *first, lean=lean) * share)
             if needed <= limit:
                 traced.keep, traced.lean = True, lean
+                traced.limit = max(limit, 1.1 * needed)  # a ragged batch may take a little more
                 self.residual_bytes = needed
                 what = "residuals without cotangents" if lean else "residuals"
                 self.reason = f"cached: {megabytes(needed)} of {what}"
@@ -147,6 +171,11 @@ def megabytes(size: int) -> str:
 
 
 def _quarter(device: torch.device) -> int:
+    """A quarter of the device's memory, or of what a container may take of it."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory) // 4
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in CONTAINER_LIMITS:
+        with suppress(OSError, ValueError):  # not there, or "max"
+            found.append(int(Path(path).read_text(encoding="ascii")))
+    return min(found) // 4

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
+
+from hesslab.operators.shared import Shared
 
 # From the one that all inherit from to those of single operations. Once a switch stands at "ieee",
 # whatever still reads otherwise below it was set there itself, and can be restored as it was.
@@ -24,8 +27,7 @@ _SWITCHES = (
 _OF_CUDA, _OF_CPU = _SWITCHES[2:5], _SWITCHES[5:]
 
 
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
+def full_precision(device: torch.device) -> AbstractContextManager[None]:
     """No TF32 (nor bfloat16 inside float32 operations) on a device; restored on the way out.
 
     TF32 keeps 10 bits of a factor: products with a relative error of 1e-3, in which eigenvalues
@@ -38,8 +40,16 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
     Args:
         device: where the operations run.
+
+    Returns:
+        The context.
     """
-    switches = _OF_CUDA if device.type == "cuda" else _OF_CPU
+    return (_ON_CUDA if device.type == "cuda" else _ON_CPU)()
+
+
+@contextmanager
+def _switched(switches: Sequence[Any]) -> Iterator[None]:
+    """All switches at "ieee", if one of those given rounds."""
     if all(switch.fp32_precision in ("none", "ieee") for switch in switches):
         yield
         return
@@ -54,3 +64,6 @@ def full_precision(device: torch.device) -> Iterator[None]:
     finally:
         for switch, found in reversed(changed):
             switch.fp32_precision = found
+
+
+_ON_CUDA, _ON_CPU = (Shared(partial(_switched, switches)) for switches in (_OF_CUDA, _OF_CPU))

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from hesslab.data import Batches, DataLike, as_batches
 from hesslab.losses import LossLike, as_loss
-from hesslab.operators.network import Network, differentiable_kernels
+from hesslab.operators.kernels import differentiable_kernels
+from hesslab.operators.network import Network
 
 
 class NullSpaceProjector:

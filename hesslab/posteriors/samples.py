@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from hesslab.losses import CrossEntropy, Loss
-from hesslab.operators.network import Network, differentiable_kernels
+from hesslab.operators.kernels import differentiable_kernels
+from hesslab.operators.network import Network
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import hesslab as hl
 from hesslab.operators.diagnosis.measure import allocated, copied
-from hesslab.operators.engine.traced import _PROGRAMS
+from hesslab.operators.engine.programs import _PROGRAMS
 from tests.cases import case
 
 SLEEP = 0.01  # seconds for each example of the slow data set

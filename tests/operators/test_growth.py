@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import hesslab as hl
-from hesslab.operators.engine import traced
+from hesslab.operators.engine import programs
 
 X = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(8) % 2
@@ -182,7 +182,7 @@ def test_restricting_and_forgetting():
 
 
 def graphs(model):
-    return sum(len(p._hessians) for p in traced._PROGRAMS[model].values())
+    return sum(len(p._hessians) for p in programs._PROGRAMS[model].values())
 
 
 def test_operators_of_one_model_share_their_graphs():
@@ -251,10 +251,10 @@ class Remembering(Learner):
 
 
 def test_a_model_that_writes_attributes_gathers_few_programs(monkeypatch):
-    monkeypatch.setattr(traced, "PROGRAMS", 3)
+    monkeypatch.setattr(programs, "PROGRAMS", 3)
     model = Remembering()
     for _ in range(4):
         A = operator("Hessian", "cache", model)
         A @ torch.ones(A.shape[1])
         model(X)
-        assert len(traced._PROGRAMS[model]) <= 3
+        assert len(programs._PROGRAMS[model]) <= 3

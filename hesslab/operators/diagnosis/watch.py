@@ -17,7 +17,8 @@ from hesslab.data import Batches
 from hesslab.operators.curvature import Curvature
 from hesslab.operators.engine.linear import Linear
 from hesslab.operators.engine.point import Point
-from hesslab.operators.engine.traced import _PROGRAMS, Traced
+from hesslab.operators.engine.programs import _PROGRAMS
+from hesslab.operators.engine.traced import Traced
 from hesslab.operators.group import Ranks
 from hesslab.operators.network import Network
 

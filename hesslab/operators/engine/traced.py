@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import weakref
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.autograd.function import BackwardCFunction
 
 from hesslab.operators.engine.graph import Untraceable
 from hesslab.operators.engine.linear import Linear, memory
 from hesslab.operators.engine.point import Mean, Point, fill
-from hesslab.operators.engine.program import Program
+from hesslab.operators.engine.programs import program_of
 from hesslab.operators.network import Network
 
 # Tangents or cotangents of one column, or of a block of columns with a leading dimension.
 Pieces = Sequence[Tensor]
+SHAPES = 8  # of batches; more of them would be traced for longer than products take
 Kind = Literal["hessian", "gauss-newton"]
 
 
@@ -33,6 +33,15 @@ class _Batch:
     kept: tuple[Tensor, ...] | None = None
     outputs: Tensor = field(default_factory=lambda: torch.empty(0))
     data: Tensor | None = None  # of the middle of a Gauss-Newton product
+
+    def held(self) -> int:
+        """Bytes that are kept for the next product."""
+        given = {q.untyped_storage().data_ptr() for q in self.point.q}
+        rest = [] if self.data is None else [self.data]
+        storages = [t.untyped_storage() for t in (self.x, self.y, *(self.kept or ()), *rest)]
+        return sum(
+            {s.data_ptr(): s.nbytes() for s in storages if s.data_ptr() not in given}.values()
+        )
 
 
 class Traced:
@@ -49,6 +58,8 @@ class Traced:
     Attributes:
         keep: the next product keeps its residuals for those after it.
         lean: what is kept leaves out the cotangents, which are then computed again.
+        limit: bytes that may be kept; a pass that would keep more lets go of all.
+        exceeded: the bytes at which that happened, or 0.
         seen: a product has gone through all data.
     """
 
@@ -67,6 +78,12 @@ class Traced:
         self.block_size = block_size
         self._compiled = compiled
         self.keep = self.lean = self.seen = False
+        self.limit, self.exceeded = math.inf, 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy starts anew: graphs are found again by the model, or made from it."""
+        started = dict.fromkeys(("keep", "lean", "seen"), False)
+        return {**vars(self), **started, "_points": {}, "_kept": None}
 
     def hessian(self, V: Tensor) -> tuple[Tensor, int]:
         """The Hessian of the mean of all terms times ``V`` ``[P, K]``; and the number of terms."""
@@ -195,13 +212,16 @@ class Traced:
         return self._point(x).program.rows
 
     def residual_bytes(self, kind: Kind, x: Tensor, y: Tensor, *, lean: bool) -> int:
-        """The memory that the residuals of a batch like ``(x, y)`` take."""
+        """The memory that a batch like ``(x, y)`` takes from one product to the next."""
         point = self._point(x)
+        parameters = len(point.q)
         if kind == "hessian":
             linear = point.hessian(self._loss, y, lean=lean)
-            return memory(linear.kept, linear.fixed)
+            return memory([*linear.kept, linear.fixed[-1]], linear.fixed[:parameters])
         jacobian = point.program.jacobian
-        return memory([*jacobian.jvp.kept, *jacobian.vjp.kept], jacobian.jvp.fixed)
+        kept, fixed = [*jacobian.jvp.kept, *jacobian.vjp.kept], jacobian.jvp.fixed
+        outputs: int = point.program.output.nbytes
+        return memory(kept, fixed[:parameters]) + outputs + y.nbytes
 
     def _product(
         self,
@@ -243,7 +263,7 @@ class Traced:
         if not self.seen:  # a pass before may have been interrupted
             for point in self._points.values():
                 point.gradient = None
-        passed = []
+        passed, held = [], 0
         for number, (x, y) in enumerate(self._source):
             if self.keep:  # a loader may fill the same memory again
                 x, y = x.clone(), y.clone()
@@ -254,7 +274,12 @@ class Traced:
                 self._loss.check(zero.expand(output.shape), y)
             yield batch
             if self.keep:
+                batch.x = batch.x.new_empty(0)  # what a later product reads of it is in `kept`
                 passed.append(batch)
+                held += batch.held()
+                if held > self.limit:
+                    self.keep, self.exceeded = False, held
+                    passed.clear()
         if not self._points:
             raise ValueError("the data is empty: it holds no batch; at least one is needed")
         if self.keep:
@@ -263,6 +288,8 @@ class Traced:
     def _point(self, x: Tensor) -> Point:
         key = (x.shape, x.dtype)
         if key not in self._points:
+            if len(self._points) == SHAPES:
+                raise Untraceable(f"batches of more than {SHAPES} shapes, each to be traced")
             program = program_of(self._network, x, compiled=self._compiled)
             self._points[key] = Point(program, self._network.state(), list(self._network.point))
         return self._points[key]
@@ -304,69 +331,3 @@ class Traced:
 
 def _pull(point: Point, dp: Pieces, dg: Pieces, block: bool) -> Pieces:
     return point.pull(dg, block)
-
-
-# Graphs hold no values, so that operators of one model at other points can share them.
-_PROGRAMS: weakref.WeakKeyDictionary[Any, dict[Any, Program]] = weakref.WeakKeyDictionary()
-PROGRAMS = 32  # of one model; more come only from a model that changes all the time
-
-
-def program_of(network: Network, x: Tensor, *, compiled: bool) -> Program:
-    """The program of a network for batches of a shape; traced once as long as the model lives.
-
-    Args:
-        network: whose forward is traced.
-        x: a batch; only its shape matters.
-        compiled: see `Program`.
-
-    Returns:
-        The program.
-
-    Raises:
-        Untraceable: there is none.
-    """
-    model = network.model
-    if type(model).__hash__ is not object.__hash__:  # equal models need not be the same
-        return _traced(network, x, compiled=compiled)
-    known = _PROGRAMS.setdefault(model, {})
-    key = (network.kind(), x.shape, x.dtype, x.device, compiled)
-    if key not in known:
-        program = _traced(network, x, compiled=compiled)
-        if program.constants:  # what the forward has captured may be replaced unseen
-            return program
-        if len(known) >= PROGRAMS:
-            known.clear()
-        known[key] = program
-    return known[key]
-
-
-def _traced(network: Network, x: Tensor, *, compiled: bool) -> Program:
-    # Real numbers before and after: no symbol of the trace may stay in what a forward remembers.
-    _refuse_own_derivatives(network, x)
-    try:
-        with network.attributes_kept():
-            return Program(
-                network.forward, network.state(), list(network.point), x, compiled=compiled
-            )
-    except Untraceable:
-        raise
-    except Exception as error:
-        raise Untraceable(f"{type(error).__name__}: {str(error)[:120]}") from error
-    finally:
-        network.outputs(network.point, x)
-
-
-def _refuse_own_derivatives(network: Network, x: Tensor) -> None:
-    """Refuse a forward that holds a ``torch.autograd.Function``: a trace sees its forward alone."""
-    with torch.enable_grad():
-        outputs = network.outputs(network.leaves(), x)
-    todo: list[Any] = [outputs.grad_fn]
-    seen: set[Any] = set()
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if isinstance(node, BackwardCFunction):
-            raise Untraceable(f"{type(node).__name__} has a derivative of its own")
-        todo.extend(function for function, _ in node.next_functions)
