@@ -54,7 +54,7 @@ def measure(network: str, batch: int, options: argparse.Namespace) -> dict[str, 
         "batch": batch,
         "device": options.device,
         "columns": COLUMNS[options.device],
-        "least": 3 if options.quick else 5,
+        "least": 3,
         "most": 3 if options.quick else 25,
         "budget": 30,  # s after which no further round begins
     }

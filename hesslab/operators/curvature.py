@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import itertools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -70,9 +71,11 @@ class Curvature(Operator):
         mode: "stream" goes through the data in each product; "cache" keeps what does not depend on
             the vector; "auto" streams the first product and caches from then on, if that fits
             `memory_limit`. Where it does not, what is cheapest to compute again is left out.
-        memory_limit: bytes that may be kept; None means a quarter of the device's memory.
+        memory_limit: bytes that may be kept; None means a quarter of the device's memory. What
+            exceeds it on a CUDA device waits in that of the host, within the same limit.
         block_size: at most so many columns of a block are multiplied at once, which takes memory;
-            None leaves it to the shapes.
+            None leaves it to the shapes, by a fixed rule. "calibrate" tries some numbers at the
+            first product of a block and takes the fastest: two runs may then round differently.
         allow_tf32: leave float32 arithmetic as the process has it. False computes in full: TF32
             rounds each factor to 10 bits, a relative error of 1e-3 of a product.
         compile: give what is repeated in each product to torch.compile, which takes up to minutes
@@ -113,7 +116,7 @@ class Curvature(Operator):
         batch_size: int = 512,
         mode: Mode = "auto",
         memory_limit: int | None = None,
-        block_size: int | None = None,
+        block_size: int | Literal["calibrate"] | None = None,
         allow_tf32: bool = False,
         compile: bool = False,
         process_group: ProcessGroup | bool | None = None,
@@ -180,6 +183,8 @@ class Curvature(Operator):
 
     def _product_here(self, V: Tensor) -> Tensor:
         """The product with the matrix of this process's data alone."""
+        if self.plan.uncalibrated and V.shape[1] > 1:
+            self._by_trace(lambda traced: self.plan.calibrated(self._seconds_a_column(V)))
         found = self._by_trace(lambda traced: self._traced_product(traced, V))
         # Where the product is not finite, autograd finds the batch.
         if found is None or not all_finite(found[0]):
@@ -190,6 +195,20 @@ class Curvature(Operator):
     def _traced_product(self, traced: Traced, V: Tensor) -> tuple[Tensor, int]:
         """The product with ``V`` ``[P, K]`` by graphs, and the number of terms of the mean."""
         raise NotImplementedError
+
+    def _seconds_a_column(self, V: Tensor) -> dict[int, float]:
+        """The time of a column of a product that reads its residuals, by columns at once."""
+        first, seconds = self._batches.first(), {}
+        for width in (2**n for n in range(6) if 2**n <= V.shape[1]):
+            trial = Traced(self._network, self._loss, [first], block_size=width)
+            trial.keep = True
+            columns, laps = V[:, : max(width, min(4, V.shape[1]))], []
+            for _ in range(4):  # the first one prepares
+                start = time.perf_counter()
+                float(self._traced_product(trial, columns)[0].sum())  # waits for the device
+                laps.append((time.perf_counter() - start) / columns.shape[1])
+            seconds[width] = min(laps[1:])
+        return seconds
 
     def _eager_product(self, V: Tensor) -> Tensor:
         return self._mean(lambda x, y: self._batch_product(x, y, V))
@@ -327,7 +346,7 @@ class Curvature(Operator):
                     block_size=width,
                     compiled=self._compile,
                 )
-                return self.plan.start(traced, "" if blocks else reason)
+                return self.plan.start(traced, "" if blocks else f"columns one by one: {reason}")
         return self.plan.untraced(reason)
 
     def _hold_to_autograd(

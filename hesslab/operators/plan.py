@@ -6,8 +6,9 @@ import copy
 import os
 import textwrap
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -32,30 +33,38 @@ class Plan:
         mode: "stream" goes through the data in each product. "cache" keeps what does not depend on
             the vector. "auto" streams the first product, and caches from then on if that fits.
         memory_limit: bytes that residuals may take; None means a quarter of the device's memory.
-        block_size: columns that are multiplied at once; None leaves it to the shapes.
+        block_size: columns that are multiplied at once; None leaves it to the shapes, "calibrate"
+            to the clock at the first product of a block.
 
     Attributes:
         mode: the choice, or "stream" once it is clear that nothing can be kept.
         traced: the traced network, or None where products go by autograd.
         residual_bytes: what is kept between products, estimated from the first batch.
+        uncalibrated: the clock has not yet said how many columns go at once.
 
     Raises:
         ValueError: an unknown mode, or a number out of range.
     """
 
-    def __init__(self, mode: Mode, memory_limit: int | None, block_size: int | None) -> None:
+    def __init__(
+        self, mode: Mode, memory_limit: int | None, block_size: int | Literal["calibrate"] | None
+    ) -> None:
         if mode not in get_args(Mode):
             raise ValueError(f'mode={mode!r} is unknown; expected "auto", "stream" or "cache"')
-        for name, value in (("memory_limit", memory_limit), ("block_size", block_size)):
+        self.uncalibrated = block_size == "calibrate"
+        self._block_size = None if block_size == "calibrate" else block_size
+        for name, value, others in (
+            ("memory_limit", memory_limit, "None"),
+            ("block_size", self._block_size, '"calibrate" or None'),
+        ):
             whole = isinstance(value, int) and not isinstance(value, bool)
             if value is not None and (not whole or value < 1):
                 raise ValueError(
                     f"{name}={value!r} is out of range: expected a whole number of at least 1, or "
-                    "None"
+                    f"{others}"
                 )
         self.mode = self._asked = mode
         self._limit = memory_limit
-        self._block_size = block_size
         self._parts = 1
         self.traced: Traced | None = None
         self.residual_bytes = 0
@@ -77,7 +86,7 @@ class Plan:
             self.start(self.traced, self._note)
 
     def __repr__(self) -> str:
-        return self.reason + (f"; columns one by one: {self._note}" if self._note else "")
+        return self.reason + (f"; {self._note}" if self._note else "")
 
     def untraced(self, reason: str) -> None:
         """Go on by autograd, batch by batch."""
@@ -85,7 +94,7 @@ class Plan:
         self.reason = f"streaming by autograd ({_short(reason)})"
 
     def start(self, traced: Traced, note: str = "") -> None:
-        """Go on by the traced route; the note says why columns are taken one by one."""
+        """Go on by the traced route; the note says what is to be known of blocks of columns."""
         self.traced = traced
         self.reason = {
             "stream": "streaming",
@@ -93,6 +102,14 @@ class Plan:
             "auto": "streaming, residuals to be kept by the second product",
         }[self.mode]
         self._note = _short(note)
+
+    def calibrated(self, seconds: Mapping[int, float]) -> None:
+        """Take the number of columns at once that took the fewest seconds a column."""
+        assert self.traced is not None
+        best = min(seconds, key=seconds.__getitem__)
+        self.traced.block_size = best
+        self.uncalibrated = False
+        self._note = f"{best} columns at once, by the clock"
 
     def share(self, parts: int) -> None:
         """Leave room for the residuals of so many operators."""
@@ -137,27 +154,78 @@ class Plan:
         if self.mode == "auto" and not traced.seen:
             return
         first = first_batch()
-        limit = (self._limit or _quarter(first[0].device)) // self._parts
-        share = examples() / len(first[0])
-        needed = traced.exceeded  # a later batch took more than the first had led to expect
-        for lean in (False, True) if kind == "hessian" else (False,):
-            if traced.exceeded:
-                break
-            needed = int(traced.residual_bytes(kind, *first, lean=lean) * share)
-            if needed <= limit:
-                traced.keep, traced.lean = True, lean
-                traced.limit = max(limit, 1.1 * needed)  # a ragged batch may take a little more
-                self.residual_bytes = needed
-                what = "residuals without cotangents" if lean else "residuals"
-                self.reason = f"cached: {megabytes(needed)} of {what}"
-                return
-        text = f"{megabytes(needed)} of residuals exceed memory_limit, {megabytes(limit)}"
+        found = self.residuals(traced, kind, first, examples() / len(first[0]))
+        if traced.exceeded:  # a later batch took more than the first had led to expect
+            found = replace(found, size=traced.exceeded, limit=min(found.limit, traced.limit))
+        elif found.fit:
+            traced.keep, traced.lean, traced.on_host = True, found.lean, found.on_host
+            traced.limit = max(found.limit, found.size * 11 // 10)  # ragged batches may take more
+            self.residual_bytes = found.size
+            self.reason = f"cached: {megabytes(found.size)} of {found}"
+            return
+        text = f"{megabytes(found.size)} of residuals exceed memory_limit, {megabytes(found.limit)}"
         if self.mode == "cache":
             raise MemoryError(
                 f'mode="cache": {text}; raise memory_limit, take fewer examples, or mode="stream"'
             )
         self.mode = "stream"
         self.reason = f"streaming ({text})"
+
+    def residuals(
+        self, traced: Traced, kind: Kind, first: tuple[Tensor, Tensor], share: float
+    ) -> Residuals:
+        """What would be kept: the fastest form that fits, or else the smallest.
+
+        Args:
+            traced: the network.
+            kind: of the product.
+            first: a batch.
+            share: of all data in that batch: so many of them.
+
+        Returns:
+            The form, its size and its limit.
+        """
+        device = first[0].device
+        forms = [(False, False), (True, False)] if kind == "hessian" else [(False, False)]
+        if device.type == "cuda":  # copies to the device and back cost less than a forward
+            forms.append((False, True))
+        for lean, on_host in forms:
+            size = int(traced.residual_bytes(kind, *first, lean=lean) * share)
+            limit = self.limit(torch.device("cpu") if on_host else device)
+            found = Residuals(lean, on_host, size, limit)
+            if found.fit:
+                break
+        return found
+
+    def limit(self, device: torch.device) -> int:
+        """Bytes that may be kept in a device's memory."""
+        return (self._limit or _quarter(device)) // self._parts
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """What is kept from product to product.
+
+    Attributes:
+        lean: the cotangents are left out, and computed again.
+        on_host: it waits in the memory of the host.
+        size: in bytes.
+        limit: that there is for it.
+    """
+
+    lean: bool
+    on_host: bool
+    size: int
+    limit: int
+
+    def __str__(self) -> str:
+        what = "residuals without cotangents" if self.lean else "residuals"
+        return f"{what} on the host" if self.on_host else what
+
+    @property
+    def fit(self) -> bool:
+        """Whether they are within the limit."""
+        return self.size <= self.limit
 
 
 def _short(reason: str) -> str:

@@ -15,7 +15,7 @@ from torch import nn
 
 import hesslab as hl
 from hesslab.operators import plan as plans
-from hesslab.operators.engine import program
+from hesslab.operators.engine import program, traced
 from hesslab.operators.engine.traced import SHAPES
 from hesslab.operators.plan import Plan
 from tests.batchnorms import CE, NETS, N, build, mean_over, native
@@ -319,14 +319,86 @@ def test_later_batches_take_more_than_the_first(mode):
 
 
 @pytest.mark.parametrize("name", ["hessian", "ggn"])
+def test_the_clock_chooses_the_columns_of_a_block(monkeypatch, name):
+    c = case("mlp", "cross-entropy")
+    A = operator(name, c, "auto", block_size="calibrate")
+    V, dense = random(A.shape[1], 6), OPERATORS[name][1](c)
+    torch.testing.assert_close(A @ V[:, 0], dense @ V[:, 0], **EXACT)
+    assert A.plan.uncalibrated
+    measured = []
+    original = plans.Plan.calibrated
+    monkeypatch.setattr(
+        plans.Plan, "calibrated", lambda plan, s: measured.append(s) or original(plan, s)
+    )
+    for _ in range(2):
+        torch.testing.assert_close(A @ V, dense @ V, **EXACT)
+    (seconds,) = measured
+    assert list(seconds) == [1, 2, 4]
+    best = min(seconds, key=seconds.get)
+    assert A.plan.traced.block_size == best
+    assert f"; {best} columns at once, by the clock" in repr(A)
+    assert "cached: " in repr(A)
+
+
+def test_nothing_is_calibrated_without_a_trace():
+    c = case("mlp", "cross-entropy")
+    A = operator("hessian", c, "autograd", block_size="calibrate")
+    V = random(A.shape[1], 3)
+    torch.testing.assert_close(A @ V, c.hessian @ V, **EXACT)
+
+
+@pytest.mark.parametrize("name", ["hessian", "ggn", "jacobian", "transpose"])
+def test_residuals_on_the_host(monkeypatch, name):
+    # As on CUDA, where both memories differ.
+    copies = []
+
+    def counted(t):
+        copies.append(t.clone(memory_format=torch.preserve_format))
+        return copies[-1]
+
+    monkeypatch.setattr(traced, "_on_host", counted)
+    found = plans.Residuals(lean=False, on_host=True, size=10, limit=10**6)
+    monkeypatch.setattr(plans.Plan, "residuals", lambda *args: found)
+    c = case("residual", "cross-entropy")
+    A = operator(name, c, "cache")
+    check_three_products(A, OPERATORS[name][1](c))
+    assert "cached: 0.0 kB of residuals on the host" in repr(A)
+    inner = A.T if name == "transpose" else A
+    kept = [t for batch in inner.plan.traced._kept for t in batch.kept]
+    assert len(copies) > 3
+    places = {t.data_ptr() for t in kept}
+    assert all(t.data_ptr() in places for t in copies)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", ["hessian", "ggn"])
+def test_residuals_that_exceed_the_device_wait_on_the_host(monkeypatch, name):
+    c = case("residual", "cross-entropy")
+    expected = OPERATORS[name][1](c)
+    cuda = Case(copy.deepcopy(c.model).cuda(), c.loss, c.x.cuda(), c.y.cuda())
+    original = plans._quarter
+    monkeypatch.setattr(plans, "_quarter", lambda d: 1 if d.type == "cuda" else original(d))
+    A = OPERATORS[name][0](cuda, batch_size=BATCH, mode="cache")
+    for _ in range(3):
+        torch.testing.assert_close(
+            (A @ torch.eye(A.shape[1]).double().cuda()).cpu(), expected, **EXACT
+        )
+    assert "on the host" in repr(A)
+    kept = [t for batch in A.plan.traced._kept for t in batch.kept if t.device.type == "cpu"]
+    assert kept
+    assert all(t.is_pinned() for t in kept)
+
+
+@pytest.mark.parametrize("name", ["hessian", "ggn"])
 def test_batches_of_many_shapes_are_not_traced(name):
     c = case("attention", "cross-entropy")
     data = [(c.x.repeat(1, n, 1)[:3], c.y[:3]) for n in range(1, SHAPES + 2)]
     A = getattr(hl, {"hessian": "Hessian", "ggn": "GGN"}[name])(c.model, c.loss, data)
-    traced = A @ random(A.shape[1])
+    product = A @ random(A.shape[1])
     assert f"streaming by autograd (batches of more than {SHAPES} shapes" in repr(A)
     parts = [type(A)(c.model, c.loss, pair) @ random(A.shape[1]) for pair in data]
-    torch.testing.assert_close(traced, torch.stack(parts).mean(0), **EXACT)
+    torch.testing.assert_close(product, torch.stack(parts).mean(0), **EXACT)
 
 
 def test_a_container_has_less_memory_than_its_machine(monkeypatch, tmp_path):

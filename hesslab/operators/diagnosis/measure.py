@@ -29,7 +29,6 @@ from hesslab.operators.diagnosis.watch import (
     release,
     watched,
 )
-from hesslab.operators.plan import _quarter
 
 REPEATS = 5  # of a short product; the fastest counts
 AT_HAND = 2  # batches that memory and copies are looked at with
@@ -103,17 +102,12 @@ class Bench:
     def residuals(self) -> tuple[int | None, int]:
         """Bytes that are kept or would have to be (None by autograd), and those that may be."""
         plan = self.copy.plan
-        limit = plan._limit or _quarter(self._operator.device)
         if plan.traced is None:
-            return None, limit
+            return None, plan.limit(self._operator.device)
         share = sum(self.sizes) / len(self._first[0])
-        kind, traced = self.copy._kind, plan.traced
         with self.copy._recording(), torch.no_grad():
-            for lean in (traced.lean, True):
-                needed = int(traced.residual_bytes(kind, *self._first, lean=lean) * share)
-                if needed <= limit or kind != "hessian":
-                    break
-        return needed, limit
+            found = plan.residuals(plan.traced, self.copy._kind, self._first, share)
+        return found.size, found.limit
 
     def gradient_seconds(self) -> float:
         """Of the gradient of the first batch's mean loss."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -58,6 +58,7 @@ class Traced:
     Attributes:
         keep: the next product keeps its residuals for those after it.
         lean: what is kept leaves out the cotangents, which are then computed again.
+        on_host: what is kept waits in the memory of the host, and comes back for each product.
         limit: bytes that may be kept; a pass that would keep more lets go of all.
         exceeded: the bytes at which that happened, or 0.
         seen: a product has gone through all data.
@@ -77,12 +78,12 @@ class Traced:
         self._kept: list[_Batch] | None = None
         self.block_size = block_size
         self._compiled = compiled
-        self.keep = self.lean = self.seen = False
-        self.limit, self.exceeded = math.inf, 0
+        self.keep = self.lean = self.on_host = self.seen = False
+        self.limit, self.exceeded = sys.maxsize, 0
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy starts anew: graphs are found again by the model, or made from it."""
-        started = dict.fromkeys(("keep", "lean", "seen"), False)
+        started = dict.fromkeys(("keep", "lean", "on_host", "seen"), False)
         return {**vars(self), **started, "_points": {}, "_kept": None}
 
     def hessian(self, V: Tensor) -> tuple[Tensor, int]:
@@ -97,7 +98,7 @@ class Traced:
     def _hessian_of_batch(
         self, batch: _Batch, linear: Linear, dq: list[Pieces], block: bool
     ) -> Iterable[Pieces]:
-        point, kept = batch.point, batch.kept
+        point, kept = batch.point, self._taken(batch)
         fixed = (*point.q, batch.x, batch.y)
         wants_gradient = not self.seen and point.program.head_is_curved
         if kept is None and not self.keep and len(dq) == 1 and not block:
@@ -112,8 +113,7 @@ class Traced:
             point.add_gradient(both[len(linear.kept) :], self._terms(point))
         elif kept is None:
             kept = linear.prepare(*fixed)
-        if self.keep:
-            batch.kept = kept
+        self._keep(batch, kept)
         return [linear.run(block, kept, tangent) for tangent in dq]
 
     def gauss_newton(
@@ -190,12 +190,25 @@ class Traced:
     def _linearised(self, batch: _Batch) -> tuple[Pieces, Pieces]:
         """The residuals of both directions of the Jacobian; the outputs stay with the batch."""
         jacobian = batch.point.program.jacobian
-        values = batch.kept or jacobian.prepare(*batch.point.q, batch.x)
+        values = self._taken(batch) or jacobian.prepare(*batch.point.q, batch.x)
         *kept, batch.outputs = values
-        if self.keep:
-            batch.kept = values
+        self._keep(batch, values)
         cut = len(jacobian.jvp.kept)
         return kept[:cut], kept[cut:]
+
+    def _keep(self, batch: _Batch, values: tuple[Tensor, ...]) -> None:
+        if self.keep and batch.kept is None:
+            given = {q.data_ptr() for q in batch.point.q}  # there anyway
+            away = self.on_host
+            batch.kept = tuple(
+                _on_host(t) if away and t.data_ptr() not in given else t for t in values
+            )
+
+    def _taken(self, batch: _Batch) -> tuple[Tensor, ...] | None:
+        if batch.kept is None or not self.on_host:
+            return batch.kept
+        device = self._network.device
+        return tuple(t.to(device, non_blocking=True) for t in batch.kept)
 
     def restricted(self, network: Network) -> Traced:
         """The same for the same function of fewer parameters."""
@@ -327,6 +340,12 @@ class Traced:
     def _terms(self, point: Point) -> int:
         count: int = self._loss.count(point.program.output)
         return count
+
+
+def _on_host(t: Tensor) -> Tensor:
+    """A copy that a device can fetch without the processor's help, in the same layout."""
+    pinned = t.device.type == "cuda"
+    return torch.empty_like(t, device="cpu", pin_memory=pinned).copy_(t)
 
 
 def _pull(point: Point, dp: Pieces, dg: Pieces, block: bool) -> Pieces:
