@@ -46,7 +46,9 @@ MULTILINEAR: dict[Any, tuple[int, ...]] = {
     aten.embedding.default: (0,),
     aten.embedding_dense_backward.default: (0,),
     aten.avg_pool2d.default: (0,),
+    aten.avg_pool2d_backward.default: (0,),
     aten._adaptive_avg_pool2d.default: (0,),
+    aten._adaptive_avg_pool2d_backward.default: (0,),
     conv_input_grad: (0, 2),
 }
 
@@ -203,6 +205,17 @@ def _conv_weight_grad(
 @rule(aten.relu.default)
 def _relu(b: Graph, node: Node, t: Rule, x: Node) -> Tangent:
     return b.call(aten.threshold_backward.default, t(x), node, 0)
+
+
+@rule(aten.where.self)
+def _where(b: Graph, node: Node, t: Rule, condition: Node, x: Node, y: Node) -> Tangent:
+    pieces = [t(z) if t(z) is not None else b.call(aten.zeros_like.default, z) for z in (x, y)]
+    return b.call(aten.where.self, condition, *pieces, like=node)
+
+
+@rule(aten.masked_fill.Scalar)
+def _masked_fill(b: Graph, node: Node, t: Rule, x: Node, mask: Node, _: float) -> Tangent:
+    return b.call(aten.masked_fill.Scalar, t(x), mask, 0.0)
 
 
 @rule(aten._softmax.default, aten._safe_softmax.default)

@@ -166,6 +166,38 @@ def _max_pool(
     return (b.call(back, g[0], x, *given, indices, like=x),)
 
 
+@rule(aten.avg_pool2d.default)
+def _avg_pool(b: Graph, node: Node, g: Node, x: Node, *window: Any) -> Sequence[Node | None]:
+    kernel = window[0]
+    stride, *rest = [*window[1:], *[kernel, [0, 0], False, True, None][len(window) - 1 :]]
+    back = aten.avg_pool2d_backward.default
+    return (b.call(back, g, x, kernel, stride or kernel, *rest, like=x),)
+
+
+@rule(aten._adaptive_avg_pool2d.default)
+def _adaptive_avg_pool(b: Graph, node: Node, g: Node, x: Node, _: Any) -> Sequence[Node | None]:
+    return (b.call(aten._adaptive_avg_pool2d_backward.default, g, x, like=x),)
+
+
+@rule(aten.where.self)
+def _where(
+    b: Graph, node: Node, g: Node, condition: Node, x: Node, y: Node
+) -> Sequence[Node | None]:
+    zero = b.call(aten.zeros_like.default, g)
+    return (
+        None,
+        _to(b, b.call(aten.where.self, condition, g, zero, like=g), x),
+        _to(b, b.call(aten.where.self, condition, zero, g, like=g), y),
+    )
+
+
+@rule(aten.masked_fill.Scalar)
+def _masked_fill(
+    b: Graph, node: Node, g: Node, x: Node, mask: Node, _: float
+) -> Sequence[Node | None]:
+    return (_to(b, b.call(aten.masked_fill.Scalar, g, mask, 0.0), x),)
+
+
 def _unary(b: Graph, node: Node, g: Node) -> Node:
     x = operands(node)[0]
     return b.call(aten.mul.Tensor, g, b.call(derivative(node), x, like=x))

@@ -205,6 +205,21 @@ def _group_norm(
     return [_affine(b, normed, w, shift)]
 
 
+@rewrite(aten.native_batch_norm.default)
+def _batch_norm(
+    b: Graph, node: Node, x: Node, w: Any, shift: Any, average: Any, variance: Any,
+    training: bool, momentum: float, eps: float,
+) -> Any:  # fmt: skip
+    size = shape(x)
+    if not training:
+        return b.call(node.target, x, w, shift, average, variance, training, momentum, eps)
+    # Of instance norm: the channels of all examples stand side by side.
+    per_channel = [size[1]] + [1] * (len(size) - 2)
+    w, shift = (None if v is None else reshape(b, v, per_channel) for v in (w, shift))
+    others = [0, *range(2, len(size))]
+    return [_affine(b, standardised(b, x, others, eps), w, shift)]
+
+
 def mean(b: Graph, x: Node, dims: list[int], keep: bool) -> Node:
     """The mean over dimensions."""
     full = shape(x)

@@ -65,6 +65,11 @@ FUNCTIONS = {
         lambda x: x.sum().sum(0),
         lambda x: (x > 0).sum(1),
     ],
+    aten.native_batch_norm.default: [
+        lambda x: F.instance_norm(x.view(2, 2, 3), weight=V[:2], bias=V[1:3]),
+        lambda x: F.batch_norm(x, None, None, V, training=True, eps=0.3),
+        lambda x: F.batch_norm(x, V, POSITIVE[0], training=False),
+    ],
     aten.select.int: [lambda x: x[1], lambda x: x[:, -1], lambda x: x.select(-1, 2)],
     aten.slice.Tensor: [
         lambda x: x[1:],

@@ -14,6 +14,10 @@ PICKED = torch.tensor([0, 3, 3])
 COLUMNS = torch.tensor([[5, 1, 3]])
 
 
+def pooled(h):
+    return F.avg_pool2d(h.view(-1, 1, 2, 3), 2, 1).repeat(1, 1, 1, 3)
+
+
 def assigned(s, x):
     h = torch.zeros_like(s.a(x))
     h[:, ::2] = s.a(x)[:, 1::2].tanh()
@@ -132,6 +136,14 @@ def test_parameters_that_are_bent_before_they_meet_the_data(name):
     ("function", "missing"),
     [
         (lambda s, x: s.b(F.layer_norm(s.a(x).tanh().view(-1, 2, 3), [3]).flatten(1)), set()),
+        (lambda s, x: s.b(F.instance_norm(s.a(x).tanh().view(-1, 2, 3)).flatten(1)), set()),
+        (
+            lambda s, x: s.b(
+                F.avg_pool2d(s.a(x).view(-1, 1, 2, 3), 2, 1).repeat(1, 1, 1, 3).flatten(1)
+            ),
+            {"aten.repeat.default"},
+        ),
+        (lambda s, x: s.b(s.a(x).tanh().masked_fill(x[:, :1] > 0, 0.3)), set()),
         (lambda s, x: s.b(s.a(x).roll(1, 1)), {"aten.roll.default"}),
     ],
 )
