@@ -18,6 +18,7 @@ from hesslab.operators.network import Network
 
 # Tangents or cotangents of one column, or of a block of columns with a leading dimension.
 Pieces = Sequence[Tensor]
+CACHED = 1 << 14  # rows of a block of vectors that stay in the processor's cache
 SHAPES = 8  # of batches; more of them would be traced for longer than products take
 Kind = Literal["hessian", "gauss-newton"]
 
@@ -312,7 +313,7 @@ class Traced:
 
     def _columns(self, V: Tensor) -> list[Pieces]:
         """The pieces of each column of ``V``, or of each block of columns."""
-        rows = V.T.contiguous()
+        rows = _rows(V)
         chunks = rows.split(self.block_size) if self._in_blocks(V) else rows
         return [self._pieces(chunk) for chunk in chunks]
 
@@ -340,6 +341,16 @@ class Traced:
     def _terms(self, point: Point) -> int:
         count: int = self._loss.count(point.program.output)
         return count
+
+
+def _rows(V: Tensor) -> Tensor:
+    """``V.T``, contiguous."""
+    if V.is_cuda or V.shape[1] == 1 or V.T.is_contiguous():
+        return V.T.contiguous()
+    rows = V.new_empty(V.shape[1], V.shape[0])
+    for some, part in zip(rows.split(CACHED, 1), V.split(CACHED), strict=True):
+        some.copy_(part.T)  # all at once, torch leaves the cache for each number
+    return rows
 
 
 def _on_host(t: Tensor) -> Tensor:
