@@ -17,6 +17,7 @@ BOOK = Path(__file__).parent.parent / "book"
 SMALL = {
     "01_sine": {"epochs": 40, "samples": 5, "k": 4},
     "03_images": {"examples": 200, "epochs": 1, "curvature_examples": 20, "k": 3},
+    "products": {"examples": 8, "width": 16, "columns": 2},
 }
 # parameter: (another value, an impossible one, what the message says of the range)
 VALUES = {
@@ -42,6 +43,15 @@ VALUES = {
         "lr": (0.01, -1.0, "lr=-1.0 is out of range: expected 0 < lr"),
         "curvature_examples": (7, 70, "subset=210 is out of range: .* has 200 examples"),
         "k": (1, 0, "k=0 is out of range: .*expected 1 <= k"),
+        "device": ("cpu:0", "foo", "Expected one of cpu, cuda"),
+        "seed": (5, -1, "seed=-1; expected a whole number from 0"),
+    },
+    "products": {
+        "dataset": ("mnist", "foo", "'foo' is unknown; expected one of digits, mnist"),
+        "examples": (5, 0, "subset=0; expected .* whole number from 1"),
+        "depth": (14, 9, r"depth=9 is not a residual network .* expected 18 .* or 6n \+ 2"),
+        "width": (3, 0, "hidden"),
+        "columns": (1, 0, "block_size=0 is out of range: expected a whole number of at least 1"),
         "device": ("cpu:0", "foo", "Expected one of cpu, cuda"),
         "seed": (5, -1, "seed=-1; expected a whole number from 0"),
     },
