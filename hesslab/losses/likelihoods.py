@@ -97,14 +97,16 @@ class CrossEntropy(_PerExample):
 
     def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
         r""":math:`p - e_y`, of the outputs' shape."""
-        classes = outputs.shape[-1]
-        return outputs.softmax(-1) - nn.functional.one_hot(targets, classes).to(outputs.dtype)
+        others = outputs.softmax(-1).scatter(-1, targets.unsqueeze(-1), 0.0)
+        # p - 1 as a sum, or a sure prediction would leave rounding alone
+        return others.scatter(-1, targets.unsqueeze(-1), -others.sum(-1, keepdim=True))
 
     def hessian_product(self, outputs: Tensor, u: Tensor, targets: Tensor | None = None) -> Tensor:
         r""":math:`(\mathrm{diag}(p) - p p^T) u`, never forming the matrix; targets play no part."""
         p = outputs.softmax(-1)
-        pu = p * u
-        return pu - p * pu.sum(-1, keepdim=True)
+        # Relative to the likeliest class, or the largest terms of a sure prediction would cancel.
+        u = u - u.gather(-1, outputs.argmax(-1, keepdim=True))
+        return p * (u - (p * u).sum(-1, keepdim=True))
 
     def hessian_sqrt_product(self, outputs: Tensor, u: Tensor) -> Tensor:
         r""":math:`S u` with :math:`S = \mathrm{diag}(\sqrt p) - p \sqrt p^T`."""

@@ -11,6 +11,8 @@ from hesslab.errors import NotDeterministic
 
 # By how much a traced product may differ from autograd's in one parameter, relative to it.
 ALLOWED = {torch.float32: 1e-4, torch.float64: 1e-9}
+# What rounding explains of the other checks, relative. A float64 model may hold a cast to float32.
+ROUNDING = {torch.float32: 3e-4, torch.float64: 1e-6}
 
 
 def check_fixed(one: Tensor, two: Tensor) -> None:
@@ -34,6 +36,8 @@ def check_fixed(one: Tensor, two: Tensor) -> None:
 def check_symmetric(kind: str, v: Tensor, Av: Tensor, AAv: Tensor) -> None:
     r"""Refuse an A for which :math:`v^T A A v` is not :math:`|A v|^2`.
 
+    What a wrong layer leaves out symmetrically is not seen.
+
     Raises:
         ValueError: it is not.
     """
@@ -41,7 +45,7 @@ def check_symmetric(kind: str, v: Tensor, Av: Tensor, AAv: Tensor) -> None:
     # nearly orthogonal to A A v, and the sum of float32 products would be rounding.
     square = float(Av.double() @ Av.double())
     apart = abs(float(v.double() @ AAv.double()) - square) / square if square else 0.0
-    if apart > torch.finfo(v.dtype).eps ** 0.5:
+    if apart > ROUNDING[v.dtype]:
         raise ValueError(
             f"the {kind} of this model is not symmetric: v.AAv and |Av|^2 differ by {apart:.1e} "
             "of the latter. One of its layers has a wrong second derivative (an autograd.Function "
@@ -67,7 +71,7 @@ def check_sum(gradient: Callable[[slice], Tensor], count: int, *, along: int | N
     total = pieces[0] + pieces[1] if along is None else torch.cat(pieces, along)
     size = sum(float(piece.norm()) for piece in pieces)
     difference = float((whole - total).norm())
-    if difference > torch.finfo(whole.dtype).eps ** 0.5 * size:
+    if difference > ROUNDING[whole.dtype] * size:
         raise ValueError(
             f"the gradient of {count} examples is not the sum over its parts: they differ by "
             f"{difference / size:.1e}. Either the outputs depend on other examples of the "

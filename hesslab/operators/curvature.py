@@ -7,7 +7,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -96,10 +96,10 @@ class Curvature(Operator):
     Raises:
         NotDeterministic: two products on the first examples differ; the message names the cause.
         MemoryError: ``mode="cache"``, and what is to be kept exceeds `memory_limit`; raised by the
-            first product.
+            first product, or by the second where the first batch is much smaller than others.
         NotFinite: a parameter, an input or a target is NaN or infinite.
         ValueError: model, loss and data do not fit together, the mean loss is no mean over
-            examples, or a layer has a wrong second derivative.
+            examples, or the matrix is not symmetric, since a layer has a wrong second derivative.
     """
 
     _network: Network
@@ -220,7 +220,9 @@ class Curvature(Operator):
         with self._recording(), torch.no_grad(), self.plan.lock:
             try:
                 self.plan.decide(lambda: sum(self.partition), self._batches.first, self._kind)
-                return product(self.plan.traced)
+                result = product(self.plan.traced)
+                self.plan.review()
+                return result
             except Untraceable as error:
                 self.plan.untraced(str(error))
                 return None
@@ -316,14 +318,41 @@ class Curvature(Operator):
             return  # the first product says where
         two = two / terms
         check_fixed(V[:, 1], two[:, 0])
-        check_symmetric(type(self).__name__, v, V[:, 1], two[:, 1])
+        try:
+            self._check_examples(x, y, V, two)
+        except ValueError:
+            if self.dtype == torch.float64:
+                raise
+            try:  # rounding may cancel what is left of a sum
+                twin, x64, y64 = self._in_float64(x, y)
+                with self._recording():
+                    one = twin._batch_product(x64, y64, V[:, :1].double())[0] / terms
+                    W = torch.cat([V[:, :1].double(), one], dim=1)
+                    exact = twin._batch_product(x64, y64, W)[0] / terms
+            except Exception:  # the model cannot be evaluated in float64
+                exact = None
+            if exact is None:
+                raise
+            twin._check_examples(x64, y64, W, exact)
+        self._start(x, y, V, two)
+
+    def _check_examples(self, x: Tensor, y: Tensor, V: Tensor, AV: Tensor) -> None:
+        """Refuse what is not symmetric, or no sum over examples; ``V`` is [v, A v]."""
+        check_symmetric(type(self).__name__, V[:, 0], V[:, 1], AV[:, 1])
         with self._recording():
             if self._network.depends_on_batch:  # then only the loss is a sum over examples
                 outputs = self._network.outputs(self._network.point, x).detach()
                 check_sum(lambda part: self._loss.gradient(outputs[part], y[part]), len(x), along=0)
             else:
                 check_sum(lambda part: self._batch_gradient(x[part], y[part])[0], len(x))
-        self._start(x, y, V, two)
+
+    def _in_float64(self: Self, x: Tensor, y: Tensor) -> tuple[Self, Tensor, Tensor]:
+        """The same operator for a few examples in double precision, and those."""
+        twin = copy.copy(self)
+        twin._network = self._network.in_float64()
+        Operator.__init__(twin, twin._network.point)
+        x, y = (t.double() if t.is_floating_point() else t for t in (x, y))
+        return twin, x, y
 
     def _start(self, x: Tensor, y: Tensor, V: Tensor, reference: Tensor) -> None:
         """Take the traced route if it gives what autograd gives for a few examples."""
@@ -370,10 +399,7 @@ class Curvature(Operator):
                 f"the traced product differs from autograd's in {name}, by {apart:.0e}"
             )
         # One ReLU that falls on the other side of zero moves a small tensor by some percent.
-        twin = copy.copy(self)
-        twin._network = self._network.in_float64()
-        Operator.__init__(twin, twin._network.point)
-        x, y = (t.double() if t.is_floating_point() else t for t in batch)
+        twin, x, y = self._in_float64(*batch)
         with torch.enable_grad():
             reference, terms = twin._batch_product(x, y, V.double())
         trial = Traced(twin._network, self._loss, [(x, y)], block_size=trial.block_size)

@@ -13,11 +13,15 @@ import torch
 from torch import Tensor, nn
 
 _PLAIN = (
-    bool | int | float | complex | str | bytes | type | enum.Enum | types.BuiltinFunctionType
+    bool | int | str | bytes | type | enum.Enum | types.BuiltinFunctionType
     | types.ModuleType | torch.dtype | torch.device | torch.layout | torch.memory_format | None
 )  # fmt: skip
 _REGISTERED = ("_parameters", "_buffers", "_modules")
 _LARGEST = 1 << 16  # bytes of an array that is told by its contents
+
+
+class _Empty:
+    """Takes no more memory than an object without slots and without state of another language."""
 
 
 class Opaque(Exception):
@@ -50,15 +54,19 @@ def _attributes(module: nn.Module, inside: tuple[int, ...]) -> Hashable:
 
 def _value(thing: object, inside: tuple[int, ...]) -> Hashable:
     """The thing by value; ``inside`` are the things that it is part of."""
+    if isinstance(thing, float | complex):
+        return (type(thing), repr(thing))  # 0.0 equals -0.0
     if isinstance(thing, _PLAIN):
         return (type(thing), thing)
     if id(thing) in inside:
         return "itself"
     inside = (*inside, id(thing))
     if isinstance(thing, dict):
-        return tuple((_value(key, inside), _value(item, inside)) for key, item in thing.items())
+        pairs = ((_value(key, inside), _value(item, inside)) for key, item in thing.items())
+        return (type(thing), tuple(pairs), _own(thing, inside))
     if isinstance(thing, list | tuple | set | frozenset):
-        return (type(thing), tuple(_value(item, inside) for item in thing))
+        items = tuple(_value(item, inside) for item in thing)
+        return (type(thing), items, _own(thing, inside))
     if isinstance(thing, Tensor):  # its numbers may have been read, and changed since
         return (id(thing), thing.data_ptr(), thing._version)
     if isinstance(thing, np.ndarray) and thing.nbytes <= _LARGEST and not thing.dtype.hasobject:
@@ -78,8 +86,14 @@ def _value(thing: object, inside: tuple[int, ...]) -> Hashable:
         return ("reference", id(thing()))
     if isinstance(thing, nn.Module):
         return (id(thing), type(thing), _attributes(thing, inside))
-    if hasattr(thing, "__dict__") and type(thing).__module__ != "builtins":
-        if any("__slots__" in vars(kind) for kind in type(thing).__mro__[:-1]):
-            raise Opaque
-        return (type(thing), _value(vars(thing), inside))
-    raise Opaque
+    slots = any(vars(kind).get("__slots__") for kind in type(thing).__mro__)
+    size = type(thing).__basicsize__
+    if slots or size != _Empty.__basicsize__ or not hasattr(thing, "__dict__"):
+        raise Opaque
+    return (type(thing), _own(thing, inside))
+
+
+def _own(thing: object, inside: tuple[int, ...]) -> Hashable:
+    """The attributes of a thing."""
+    names = getattr(thing, "__dict__", {})
+    return tuple((name, _value(value, inside)) for name, value in names.items())

@@ -28,7 +28,8 @@ class Jacobian(Operator):
         model: as for `Curvature`.
         data: a tensor of inputs ``[N, ...]``, or data as for `Curvature`, whose targets play no
             part.
-        **options: those of `Curvature`, but for ``process_group``: rows are of one process.
+        **options: those of `Curvature`, but for ``process_group``, since rows are of one process,
+            and ``block_size="calibrate"``.
 
     Raises:
         ValueError: model and data do not fit together, or an output depends on other examples.
@@ -50,6 +51,10 @@ class Jacobian(Operator):
                 "process_group is given, but the rows of a Jacobian are the outputs of all the "
                 "data, and each process has only a shard of it; leave the group out and build it "
                 "on all the data, or take products J^T M J with a GGN or Fisher"
+            )
+        if options.get("block_size") == "calibrate":
+            raise ValueError(
+                'block_size="calibrate" is of a Hessian or a GGN; give a number or None'
             )
         if isinstance(data, Tensor):
             if data.ndim == 0:

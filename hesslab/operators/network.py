@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -17,11 +16,8 @@ from hesslab.errors import NotDeterministic, NotFinite
 from hesslab.operators.derivatives import SameDerivatives, has_weight_norm
 from hesslab.operators.fingerprint import Opaque, fingerprint
 from hesslab.operators.norms import BatchNormMode, Norms
+from hesslab.operators.shared import EVALUATING
 from hesslab.operators.space import matching
-
-# A forward runs with other tensors in the places of the module's own, and forward mode has one
-# stack of levels: for all threads of the process.
-EVALUATING = threading.RLock()
 
 
 class Network:
@@ -58,7 +54,6 @@ class Network:
         self._names = _names(model)
         self._has_weight_norm = has_weight_norm(model)
         self._modes = [module.training for module in model.modules()]
-        self.padding = _padding_rows(model, chosen)
 
     def outputs(self, point: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """The model's outputs ``[B, ..., C]`` at ``point`` (name to tensor)."""
@@ -117,10 +112,6 @@ class Network:
 
     def linearised(self, x: Tensor, direction: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Outputs ``[B, ..., C]`` at the point, and their derivative along a direction."""
-        tangents = dict(direction)
-        for name, row in self.padding.items():
-            tangents[name] = tangents[name].clone()
-            tangents[name][row] = 0
 
         def function(point: Mapping[str, Tensor]) -> Tensor:
             with SameDerivatives():
@@ -129,16 +120,16 @@ class Network:
         with EVALUATING, torch.enable_grad():
             try:
                 outputs, change = torch.func.jvp(  # type: ignore[misc]
-                    function, (self.point,), (tangents,)
+                    function, (self.point,), (dict(direction),)
                 )
             except torch.OutOfMemoryError:
                 raise
             except (NotImplementedError, RuntimeError):  # a layer without forward mode
-                outputs, change = self._linearised_by_backward(x, tangents)
+                outputs, change = self._linearised_by_backward(x, direction)
         return outputs.detach(), change.detach()
 
     def _linearised_by_backward(
-        self, x: Tensor, tangents: Mapping[str, Tensor]
+        self, x: Tensor, direction: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
         # J v is the derivative of (J^T w) . v by w, whatever w.
         leaves = self.leaves()
@@ -147,9 +138,16 @@ class Network:
         pulled = torch.autograd.grad(
             outputs, list(leaves.values()), w, create_graph=True, materialize_grads=True
         )
-        (change,) = torch.autograd.grad(
-            pulled, w, [tangents[name] for name in leaves], materialize_grads=True
-        )
+        try:
+            (change,) = torch.autograd.grad(
+                pulled, w, [direction[name] for name in leaves], materialize_grads=True
+            )
+        except RuntimeError as error:
+            raise ValueError(
+                "a layer of the model has neither a forward-mode derivative nor a backward that "
+                "can be differentiated, of which the GGN and linearised predictions need one: "
+                f"{str(error)[:120]}"
+            ) from error
         return outputs, change
 
     def restrict(self, names: Sequence[str]) -> Network:
@@ -158,7 +156,6 @@ class Network:
         other.point = {name: self.point[name] for name in names}
         fixed = {name: value for name, value in self.point.items() if name not in names}
         other._frozen = {**self._frozen, **fixed}
-        other.padding = {name: row for name, row in self.padding.items() if name in names}
         return other
 
     def in_float64(self) -> Network:
@@ -201,7 +198,8 @@ class Network:
     def kind(self) -> Hashable | None:
         """What `forward` depends on besides tensors; None if that cannot be told."""
         try:
-            return (tuple(self.point), self._norms.mode, fingerprint(self._model))
+            with EVALUATING:  # a forward on another thread changes attributes for a while
+                return (tuple(self.point), self._norms.mode, fingerprint(self._model))
         except Opaque:
             return None
 
@@ -279,20 +277,6 @@ def _names(model: nn.Module) -> dict[str, str]:
             for local, tensor in getattr(module, listed)(recurse=False, remove_duplicate=False):
                 names[f"{prefix}.{local}".lstrip(".")] = first[id(tensor)]
     return names
-
-
-def _padding_rows(model: nn.Module, chosen: Sequence[str]) -> dict[str, int]:
-    """The padding row, by name, of each embedding whose weight is used once."""
-    # Backward takes that row as fixed; forward mode would let it move, and the GGN mix the two.
-    uses = [id(p) for module in model.modules() for p in module.parameters(recurse=False)]
-    return {
-        name: module.padding_idx
-        for prefix, module in model.named_modules()
-        if isinstance(module, nn.Embedding)
-        and module.padding_idx is not None
-        and (name := f"{prefix}.weight".lstrip(".")) in chosen
-        and uses.count(id(module.weight)) == 1
-    }
 
 
 def _check_parameters(chosen: Mapping[str, Tensor], named: Mapping[str, Tensor]) -> None:

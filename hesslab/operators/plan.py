@@ -155,21 +155,34 @@ class Plan:
             return
         first = first_batch()
         found = self.residuals(traced, kind, first, examples() / len(first[0]))
-        if traced.exceeded:  # a later batch took more than the first had led to expect
-            found = replace(found, size=traced.exceeded, limit=min(found.limit, traced.limit))
+        if traced.exceeded:
+            found = replace(found, size=traced.exceeded)
         elif found.fit:
             traced.keep, traced.lean, traced.on_host = True, found.lean, found.on_host
             traced.limit = max(found.limit, found.size * 11 // 10)  # ragged batches may take more
             self.residual_bytes = found.size
             self.reason = f"cached: {megabytes(found.size)} of {found}"
             return
-        text = f"{megabytes(found.size)} of residuals exceed memory_limit, {megabytes(found.limit)}"
+        text = self._too_much(found.size, found.limit)
         if self.mode == "cache":
             raise MemoryError(
                 f'mode="cache": {text}; raise memory_limit, take fewer examples, or mode="stream"'
             )
         self.mode = "stream"
         self.reason = f"streaming ({text})"
+
+    def review(self) -> None:
+        """After a product: whether a batch took more than the first had led to expect."""
+        if self.traced is not None and self.traced.exceeded and self.residual_bytes:
+            self.residual_bytes = 0
+            text = self._too_much(self.traced.exceeded, self.traced.limit)
+            self.reason = f"streaming ({text})"
+            if self.mode == "auto":
+                self.mode = "stream"
+
+    def _too_much(self, size: int, limit: int) -> str:
+        least = "at least " if self.traced is not None and self.traced.exceeded else ""
+        return f"{least}{megabytes(size)} of residuals exceed memory_limit, {megabytes(limit)}"
 
     def residuals(
         self, traced: Traced, kind: Kind, first: tuple[Tensor, Tensor], share: float

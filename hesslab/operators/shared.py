@@ -6,6 +6,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
+# A forward runs with other tensors in the places of the module's own, and forward mode has one
+# stack of levels: for all threads of the process.
+EVALUATING = threading.RLock()
+
 
 class Shared:
     """A context that the first who enters sets up, and the last who leaves takes back.

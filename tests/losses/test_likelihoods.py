@@ -68,3 +68,22 @@ def test_sampled_targets_have_the_models_distribution():
 def test_noise_variance_out_of_range():
     with pytest.raises(ValueError, match="noise_variance=0 is out of range: expected 0 < noise"):
         GaussianLikelihood(0)
+
+
+@pytest.mark.parametrize("margin", [0.0, 5.0, 12.0, 40.0])
+def test_derivatives_of_sure_predictions_do_not_cancel(margin):
+    loss = CrossEntropy()
+    generator = torch.Generator().manual_seed(0)
+    f, u = torch.randn(2, 50, 5, generator=generator)
+    y = torch.arange(50) % 5
+    f[torch.arange(50), y] += margin
+    for wrong in (0, 1):  # and sure of what is wrong
+        targets = (y + wrong) % 5
+        found = loss.gradient(f, targets), loss.hessian_product(f, u)
+        exact = loss.gradient(f.double(), targets), loss.hessian_product(f.double(), u.double())
+        p = f.double().softmax(-1)
+        plain = p - torch.nn.functional.one_hot(targets, 5), p * u - p * (p * u).sum(-1, True)
+        for one, two, three in zip(found, exact, plain, strict=True):
+            apart = (one.double() - two).norm(dim=-1) / two.norm(dim=-1)
+            assert apart.max() < 1e-5  # the entries of each example, relative to it
+            torch.testing.assert_close(two, three, rtol=1e-9, atol=1e-15)

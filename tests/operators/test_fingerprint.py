@@ -1,5 +1,6 @@
 """What tells one state of a module from another, so that no trace outlives what it has read."""
 
+import collections
 import functools
 import random
 import types
@@ -120,7 +121,16 @@ def test_functions_of_equal_code_are_told_apart_by_what_they_hold():
 
 
 @pytest.mark.parametrize(
-    "thing", [Slotted(1.0), np.array([None]), np.zeros(10**5), iter([1]), bytearray(3)]
+    "thing",
+    [
+        Slotted(1.0),
+        np.array([None]),
+        np.zeros(10**5),
+        iter([1]),
+        bytearray(3),
+        random.Random(0),
+        type("Queue", (collections.deque,), {})([1]),
+    ],
 )
 def test_what_may_change_unseen(thing):
     model = Scaled()
@@ -153,6 +163,62 @@ def test_a_name_that_is_not_bound_yet():
     model.thing = outer()
     with pytest.raises(Opaque):
         fingerprint(model)
+
+
+FACTOR = {"value": 1.0}
+
+
+class Reading(nn.Module):
+    factor = 1.0
+
+    def __init__(self, read):
+        super().__init__()
+        self.layer, self.read = nn.Linear(4, 3).double(), read
+
+    def forward(self, x):
+        return self.read(self) * self.layer(x).tanh()
+
+
+@pytest.mark.parametrize(
+    ("read", "write"),
+    [
+        (lambda model: FACTOR["value"], lambda v: FACTOR.update(value=v)),
+        (lambda model: model.factor, lambda v: setattr(Reading, "factor", v)),
+    ],
+    ids=["global", "attribute of the class"],
+)
+def test_what_no_fingerprint_holds_changes_between_two_operators(read, write):
+    x = torch.randn(20, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    y, model, loss = torch.arange(20) % 3, Reading(read), hl.losses.CrossEntropy()
+    v = torch.ones(15, dtype=torch.float64)
+    try:
+        write(1.0)
+        hl.Hessian(model, loss, [(x[:4], y[:4]), (x[4:], y[4:])]) @ v
+        write(3.0)
+        H = hl.Hessian(model, loss, (x[4:], y[4:]))  # its first examples have another shape
+        product = H @ v
+        assert H.plan.traced is not None
+        H.plan.untraced("for comparison")
+        torch.testing.assert_close(product, H @ v, rtol=1e-12, atol=0)
+    finally:
+        write(1.0)
+
+
+class Kept(list):
+    scale = 1.0
+
+
+def test_attributes_of_containers_and_signs_of_zero():
+    model = Scaled()
+    found = set()
+    for scale in (1.0, 2.0):
+        model.thing = Kept([1])
+        model.thing.scale = scale
+        found.add(fingerprint(model))
+    for zero in (0.0, -0.0):
+        model.thing = zero
+        found.add(fingerprint(model))
+    assert len(found) == 4
 
 
 def test_programs_are_found_again_and_the_oldest_goes_first(monkeypatch):

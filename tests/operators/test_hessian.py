@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import hesslab as hl
 from tests.cases import LOSSES, MODELS, N, case
+from tests.operators.engine.networks import products
 
 # float64 products of networks with entries of order one: rounding is some 1e-15 a sum
 TOLERANCE = {"rtol": 1e-10, "atol": 1e-12}
@@ -261,6 +262,92 @@ class Recurrent(nn.Module):
 
     def forward(self, x):
         return self.head(self.lstm(self.embed(x))[0][:, -1])
+
+
+class Averaged(nn.Module):
+    """An embedding of three kinds, with a head that may share its weight."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.embed = nn.Embedding(6, 3, padding_idx=0)
+        nn.init.normal_(self.embed.weight)
+        self.head = nn.Linear(3, 6)
+        if kind == "tied":
+            self.head.weight = self.embed.weight
+
+    def forward(self, x):
+        functional = nn.functional
+        if self.kind == "by a function":
+            h = functional.embedding(x, self.head.weight, padding_idx=-6)
+            return self.head(h.mean(1).tanh())
+        h = self.embed(x).mean(1).tanh()
+        return (
+            functional.linear(h, self.embed.weight) if self.kind == "used again" else self.head(h)
+        )
+
+
+@pytest.mark.parametrize("kind", ["tied", "used again", "by a function", "apart"])
+@pytest.mark.parametrize("padded", [0, 8])  # what is checked at construction ends at 8
+@pytest.mark.parametrize("operator", ["Hessian", "GGN"])
+def test_a_padding_row_stands_still_wherever_its_weight_is_used(operator, padded, kind):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Averaged(kind).double()
+    x = torch.randint(1, 6, (14, 5), generator=torch.Generator().manual_seed(0))
+    x[padded:, -2:] = 0
+    y = torch.arange(14) % 6
+    A = getattr(hl, operator)(model, hl.losses.CrossEntropy(), (x, y))
+    v = torch.randn(A.shape[0], generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    expected = products(model, x, y, v)[operator]
+    for _ in range(2):
+        torch.testing.assert_close(A @ v, expected, **TOLERANCE)
+    assert A.plan.traced is not None, A.plan
+    A.plan.untraced("for comparison")
+    torch.testing.assert_close(A @ v, expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize("operator", ["Hessian", "GGN"])
+def test_sure_predictions_are_no_reason_to_refuse_a_network(operator):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(20, 64), nn.Tanh(), nn.Linear(64, 5))
+        x = torch.randn(6000, 20)
+    with torch.no_grad():
+        model[2].weight.mul_(60)
+        top = model(x).topk(2, 1)
+        margin = top.values[:, 0] - top.values[:, 1]
+        few = ((margin > 14) & (margin < 15)).nonzero()[:16, 0]
+    x, y = x[few], top.indices[few, 0]
+    A = getattr(hl, operator)(model, nn.CrossEntropyLoss(), (x, y))
+    v = torch.randn(A.shape[0], generator=torch.Generator().manual_seed(1))
+    exact = products(model.double(), x.double(), y, v.double())[operator]
+    assert (A @ v - exact).norm() < 1e-3 * exact.norm()
+
+
+class Normed(nn.Module):
+    """A norm that computes in float32 whatever it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        h = self.first(x).float()
+        h = h * (h.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+        return self.second(h.to(x.dtype))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("operator", ["Hessian", "GGN"])
+def test_a_cast_to_float32_inside_a_float64_model(operator, seed):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model, x = Normed().double(), torch.randn(N, 4).double()
+    y = torch.arange(N) % 3
+    A = getattr(hl, operator)(model, nn.CrossEntropyLoss(), (x, y))
+    v = torch.ones(A.shape[0], dtype=torch.float64)
+    torch.testing.assert_close(A @ v, products(model, x, y, v)[operator], rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize(("operator", "reference"), PAIRS)

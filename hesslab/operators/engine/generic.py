@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
+from hesslab.operators.shared import EVALUATING
+
 Function = Callable[..., Any]
 
 
@@ -62,7 +64,8 @@ class Push:
         tensors, tangents = values[: self.tensors], values[self.tensors :]
         inner = _partial(self.function, self.active, tensors)
         primals = tuple(_apart(tensors[i]) for i in self.active)
-        with torch.enable_grad():  # without, some of torch's backwards are not differentiable
+        # Without autograd, some of torch's backwards are not differentiable.
+        with EVALUATING, torch.enable_grad():
             return tuple(torch.func.jvp(inner, primals, tangents)[1])
 
 
@@ -81,7 +84,8 @@ class Slope:
         derivative: Function = lambda x: self.op(x, *self.args, **dict(self.kwargs))  # noqa: E731
         for _ in range(self.order):
             derivative = _slope(derivative)
-        values: Tensor = derivative(_apart(x))
+        with EVALUATING:
+            values: Tensor = derivative(_apart(x))
         return values
 
 

@@ -132,6 +132,11 @@ class Program:
         return module(list(self._inputs.values()), self._q).forward
 
     @property
+    def outputs(self) -> Callable[..., tuple[Tensor, ...]]:
+        """``(*q, x) -> (outputs,)``."""
+        return self._net.outputs
+
+    @property
     def names(self) -> list[str]:
         """The inputs of the head; those that begin with a dot are `constants`."""
         return list(self._inputs)
@@ -266,6 +271,11 @@ class _Net:
         for node in _between([output], stop=set(env)):
             copy(node)
         self.output = env[output]
+
+    @cached_property
+    def outputs(self) -> Callable[..., tuple[Tensor, ...]]:
+        """``(*q, x) -> (outputs,)``."""
+        return module([*self.q, self.x], [self.output]).forward
 
     def jacobian(self, active: Sequence[int]) -> Jacobian:
         b, env = _new()

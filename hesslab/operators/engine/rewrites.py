@@ -212,7 +212,9 @@ def _batch_norm(
 ) -> Any:  # fmt: skip
     size = shape(x)
     if not training:
-        return b.call(node.target, x, w, shift, average, variance, training, momentum, eps)
+        return b.call(
+            aten.native_batch_norm.default, x, w, shift, average, variance, training, momentum, eps
+        )
     # Of instance norm: the channels of all examples stand side by side.
     per_channel = [size[1]] + [1] * (len(size) - 2)
     w, shift = (None if v is None else reshape(b, v, per_channel) for v in (w, shift))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -19,6 +19,7 @@ from hesslab.operators.network import Network
 # Tangents or cotangents of one column, or of a block of columns with a leading dimension.
 Pieces = Sequence[Tensor]
 CACHED = 1 << 14  # rows of a block of vectors that stay in the processor's cache
+NOTHING = torch.empty(0)
 SHAPES = 8  # of batches; more of them would be traced for longer than products take
 Kind = Literal["hessian", "gauss-newton"]
 
@@ -32,7 +33,7 @@ class _Batch:
     x: Tensor
     y: Tensor
     kept: tuple[Tensor, ...] | None = None
-    outputs: Tensor = field(default_factory=lambda: torch.empty(0))
+    outputs: Tensor = NOTHING
     data: Tensor | None = None  # of the middle of a Gauss-Newton product
 
     def held(self) -> int:
@@ -272,7 +273,9 @@ class Traced:
     def _pass(self) -> Iterator[_Batch]:
         self._network.check_unchanged(self._network.device)
         if self._kept is not None:
-            yield from self._kept
+            for batch in self._kept:
+                yield batch
+                batch.outputs = NOTHING  # `kept` holds them, perhaps on the host
             return
         if not self.seen:  # a pass before may have been interrupted
             for point in self._points.values():
@@ -288,7 +291,7 @@ class Traced:
                 self._loss.check(zero.expand(output.shape), y)
             yield batch
             if self.keep:
-                batch.x = batch.x.new_empty(0)  # what a later product reads of it is in `kept`
+                batch.x = batch.outputs = NOTHING  # what later products read is in `kept`
                 passed.append(batch)
                 held += batch.held()
                 if held > self.limit:
@@ -318,16 +321,10 @@ class Traced:
         return [self._pieces(chunk) for chunk in chunks]
 
     def _pieces(self, rows: Tensor) -> list[Tensor]:
-        point = self._network.point
-        flat = rows.split([value.numel() for value in point.values()], dim=-1)
-        pieces = []
-        for (name, value), piece in zip(point.items(), flat, strict=True):
-            piece = piece.view(rows.shape[:-1] + value.shape)
-            if name in self._network.padding:  # forward mode would let this row move
-                piece = piece.clone()
-                piece.select(-value.ndim, self._network.padding[name]).zero_()
-            pieces.append(piece)
-        return pieces
+        values = self._network.point.values()
+        flat = rows.split([value.numel() for value in values], dim=-1)
+        pairs = zip(flat, values, strict=True)
+        return [piece.view(rows.shape[:-1] + value.shape) for piece, value in pairs]
 
     def _join(self, columns: list[Pieces], V: Tensor, block: bool) -> Tensor:
         """``[P, K]`` from the pieces of each column, or of each block of columns."""
