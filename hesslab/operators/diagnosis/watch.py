@@ -164,9 +164,9 @@ class WatchedTraced(Traced):
                 vars(point)[name] = self._clock.timed(HEAD, getattr(point, name))
         return point
 
-    def _product(self, *args: Any) -> Any:
+    def _product(self, *args: Any, **options: Any) -> Any:
         with self._clock.stage(NETWORK):  # what has no stage of its own below
-            return super()._product(*args)
+            return super()._product(*args, **options)
 
     def _columns(self, *args: Any) -> Any:
         with self._clock.stage(OTHER):

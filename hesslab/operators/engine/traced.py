@@ -184,9 +184,9 @@ class Traced:
             chunks = rows.split(self.block_size) if block else rows
             return jacobian.vjp, [jacobian.vjp.run(block, kept, [chunk]) for chunk in chunks]
 
-        nothing = torch.zeros(1, dtype=U.dtype, device=U.device)
-        directions = nothing.expand(self._network.size, U.shape[1])
-        mean, batches = self._product(directions, contribution, _pull, weigh=lambda point: 1)
+        mean, batches = self._product(
+            U, contribution, _pull, weigh=lambda point: 1, directions=False
+        )
         return mean if batches == 1 else mean * batches
 
     def _linearised(self, batch: _Batch) -> tuple[Pieces, Pieces]:
@@ -244,11 +244,16 @@ class Traced:
         contribution: Callable[[_Batch, list[Pieces]], tuple[Linear, Iterable[Pieces]]],
         pull: Callable[[Point, Pieces, Pieces, bool], Pieces],
         weigh: Callable[[Point], int] | None = None,
+        *,
+        directions: bool = True,
     ) -> tuple[Tensor, int]:
         """The mean of what each batch contributes, and the sum of the weights."""
+        # The columns of V are directions in the space of parameters, or else only counted.
         weigh = weigh or self._terms
-        block = self._in_blocks(V)
-        dp = self._columns(V)
+        block, width, columns = self._in_blocks(V), self.block_size, V.shape[1]
+        starts = range(0, columns, width) if block else range(columns)
+        leads = [(min(width, columns - start),) if block else () for start in starts]
+        dp: list[Pieces] = self._columns(V) if directions else [()] * len(leads)
         sums: dict[Point, list[Mean]] = {}
         dq: dict[Point, list[Pieces]] = {}
         terms = 0
@@ -256,19 +261,18 @@ class Traced:
             point = batch.point
             if point not in sums:
                 sums[point] = [Mean() for _ in dp]
-                dq[point] = [point.push(tangent, block) for tangent in dp]
+                dq[point] = [point.push(tangent, block) for tangent in dp] if directions else dp
             linear, outputs = contribution(batch, dq[point])
-            for total, tangent, parts in zip(sums[point], dp, outputs, strict=True):
-                lead = tangent[0].shape[:1] if block else ()
+            for total, lead, parts in zip(sums[point], leads, outputs, strict=True):
                 total.add(fill(linear, parts, point.active, lead), weigh(point))
             terms += weigh(point)
         self.seen = True
-        columns = Mean()
+        mean = Mean()
         for point, totals in sums.items():
             pairs = zip(dp, totals, strict=True)
             pulled = [pull(point, dv, total.parts(V.dtype), block) for dv, total in pairs]
-            columns.add([self._join(pulled, V, block)], totals[0].weight)
-        return columns.parts(V.dtype)[0], terms
+            mean.add([self._join(pulled, V, block)], totals[0].weight)
+        return mean.parts(V.dtype)[0], terms
 
     def _pass(self) -> Iterator[_Batch]:
         self._network.check_unchanged(self._network.device)
