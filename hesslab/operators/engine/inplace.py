@@ -12,6 +12,7 @@ from torch.fx import Node
 from hesslab.operators.engine.generic import Slope
 from hesslab.operators.engine.graph import dependent, operands
 from hesslab.operators.engine.operations import (
+    VIEWS,
     aten,
     conv_input_grad,
     conv_weight_grad,
@@ -19,15 +20,7 @@ from hesslab.operators.engine.operations import (
     slice_input_grad,
 )
 
-VIEWS = {
-    aten.reshape.default,
-    aten.t.default,
-    aten.transpose.int,
-    aten.permute.default,
-    aten.expand.default,
-    aten.slice.Tensor,
-    aten.detach.default,
-}
+SHARING = VIEWS | {aten.slice.Tensor, aten.detach.default}  # results that are operands' memory
 # Operations whose result is memory of its own, and may be overwritten.
 FRESH = {
     aten.add.Tensor,
@@ -109,7 +102,7 @@ def owners(nodes: list[Node]) -> dict[Node, Node]:
     """The node whose memory each node shows."""
     owner: dict[Node, Node] = {}
     for node in nodes:
-        source = node.args[0] if node.target in VIEWS else None
+        source = node.args[0] if node.target in SHARING else None
         owner[node] = owner[source] if isinstance(source, Node) else node
     return owner
 

@@ -14,6 +14,14 @@ from hesslab.operators.engine.graph import Graph, operands, shape
 aten = torch.ops.aten
 Function = Callable[..., Any]
 
+# Operations that show all of a tensor's memory in another shape or order.
+VIEWS = {
+    aten.reshape.default,
+    aten.t.default,
+    aten.transpose.int,
+    aten.permute.default,
+    aten.expand.default,
+}
 # Elementwise functions of one tensor that are smooth almost everywhere.
 UNARY = frozenset(
     getattr(aten, name).default

@@ -34,18 +34,9 @@ from hesslab.operators.engine.graph import (
 )
 from hesslab.operators.engine.linear import Linear
 from hesslab.operators.engine.normalise import DATA, normalise
-from hesslab.operators.engine.operations import aten
+from hesslab.operators.engine.operations import VIEWS, aten
 from hesslab.operators.engine.reverse import pullback
 from hesslab.operators.engine.trace import trace
-
-# Operations that cost nothing, and so stay with their reader on the data's side of the cut.
-VIEWS = {
-    aten.t.default,
-    aten.transpose.int,
-    aten.permute.default,
-    aten.reshape.default,
-    aten.expand.default,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -327,7 +318,8 @@ def _cut(b: Graph, output: Node, *, channels_last: bool) -> list[Node]:
         if node in seen:
             continue
         seen.add(node)
-        if node.meta["data"] or (node.target in VIEWS):
+        # A view costs nothing, and stays with its reader on the data's side of the cut.
+        if node.meta["data"] or node.target in VIEWS:
             todo.extend(reversed(node.all_input_nodes))
         else:
             found[node] = None
