@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,9 +37,20 @@ BUDGET = 40.0  # seconds for a chapter in the quick profile
 CELL_SECONDS = {"quick": 600}  # a cell beyond this hangs; other profiles have no limit
 
 
+# Python drops an exception that a signal raises while it clears a weak reference.
+_interrupted = threading.Event()
+
+
+def _interrupt(*_: object) -> None:
+    _interrupted.set()
+    raise KeyboardInterrupt
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 0, 1 for a failure, 2 for a wrong request."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         if arguments[:1] == ["run"]:
             return _run(arguments[1:])
@@ -174,9 +187,14 @@ def _execute_all(
             pool.submit(_timed, source, folder, CELL_SECONDS.get(profile)): name
             for name, source in todo.items()
         }
-        for future in as_completed(waiting):
-            result, seconds = future.result()
-            yield waiting[future], result, seconds
+        running = set(waiting)
+        while running:
+            done, running = wait(running, timeout=1, return_when=FIRST_COMPLETED)
+            if _interrupted.is_set():
+                raise KeyboardInterrupt
+            for future in done:
+                result, seconds = future.result()
+                yield waiting[future], result, seconds
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
