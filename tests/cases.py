@@ -7,6 +7,7 @@ float64: no batches, no ``torch.func`` transform, no closed form of the loss.
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -171,3 +172,13 @@ def case(model: str, loss: str) -> Case:
     else:
         y = torch.randn(N, 3, generator=generator, dtype=torch.float64)
     return Case(network, LOSSES[loss](), x, y)
+
+
+def lap_times(A: hl.operators.Hessian, v: Tensor, times: int) -> list[float]:
+    """Wall seconds of each of so many products."""
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        A @ v
+        seconds.append(time.perf_counter() - start)
+    return seconds

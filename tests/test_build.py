@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -412,6 +413,16 @@ def test_data_that_cannot_be_looked_at_again_means_a_new_run(root, monkeypatch, 
     done.cells[-1].outputs[0].metadata["hesslab"] |= {"data": {name: "x"}, "loaded": {}}
     runs.keep("book/one", done)
     assert (runs.find("book/one", source) is None) == again
+
+
+def test_an_interrupt_whose_exception_python_has_dropped(monkeypatch, tmp_path):
+    said = threading.Event()
+    said.set()
+    monkeypatch.setattr(build, "_interrupted", said)
+    cells = [new_code_cell("import time; time.sleep(5)")]
+    waiting = {"one": new_notebook(cells=cells)}
+    with pytest.raises(KeyboardInterrupt):
+        list(build._execute_all(waiting, tmp_path, "quick", 1))
 
 
 def test_an_interrupted_build_leaves_no_half_file(root):

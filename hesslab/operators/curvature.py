@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
@@ -30,7 +29,7 @@ from hesslab.operators.group import Ranks, Traits, device_of, is_empty, traits
 from hesslab.operators.kernels import differentiable_kernels
 from hesslab.operators.network import Network
 from hesslab.operators.norms import BatchNormMode
-from hesslab.operators.plan import Mode, Plan
+from hesslab.operators.plan import Mode, Plan, seconds_a_column
 from hesslab.operators.precision import full_precision
 
 if TYPE_CHECKING:  # a torch without torch.distributed lacks the name
@@ -198,17 +197,14 @@ class Curvature(Operator):
 
     def _seconds_a_column(self, V: Tensor) -> dict[int, float]:
         """The time of a column of a product that reads its residuals, by columns at once."""
-        first, seconds = self._batches.first(), {}
-        for width in (2**n for n in range(6) if 2**n <= V.shape[1]):
+        first = self._batches.first()
+
+        def started(width: int) -> Callable[[Tensor], Tensor]:
             trial = Traced(self._network, self._loss, [first], block_size=width)
             trial.keep = True
-            columns, laps = V[:, : max(width, min(4, V.shape[1]))], []
-            for _ in range(4):  # the first one prepares
-                start = time.perf_counter()
-                float(self._traced_product(trial, columns)[0].sum())  # waits for the device
-                laps.append((time.perf_counter() - start) / columns.shape[1])
-            seconds[width] = min(laps[1:])
-        return seconds
+            return lambda columns: self._traced_product(trial, columns)[0]
+
+        return seconds_a_column(started, V)
 
     def _eager_product(self, V: Tensor) -> Tensor:
         return self._mean(lambda x, y: self._batch_product(x, y, V))
@@ -368,13 +364,8 @@ class Curvature(Operator):
                 except Exception as error:  # whatever a trace cannot do, autograd may
                     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                     continue
-                traced = Traced(
-                    self._network,
-                    self._loss,
-                    self._batches,
-                    block_size=width,
-                    compiled=self._compile,
-                )
+                parts = self._network, self._loss, self._batches
+                traced = Traced(*parts, block_size=width, compiled=self._compile)
                 return self.plan.start(traced, "" if blocks else f"columns one by one: {reason}")
         return self.plan.untraced(reason)
 

@@ -26,7 +26,7 @@ class SameDerivatives(TorchFunctionMode):
         kwargs = kwargs or {}
         if func == DATA:
             return args[0].detach()
-        func = {torch._weight_norm: _weight_norm, functional.embedding: _embedding}.get(func, func)
+        func = _REPLACED.get(func, func)
         if not torch.is_grad_enabled() and func is not torch._C._set_grad_enabled:
             args, kwargs = tree_map_only(Tensor, torch.Tensor.detach, (args, kwargs))
         return func(*args, **kwargs)
@@ -53,3 +53,6 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     others = [i for i in range(v.ndim) if dim == -1 or i != dim % v.ndim]
     normed: Tensor = v * (g / torch.linalg.vector_norm(v, dim=others, keepdim=True))
     return normed
+
+
+_REPLACED = {torch._weight_norm: _weight_norm, functional.embedding: _embedding}

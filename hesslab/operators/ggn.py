@@ -74,9 +74,9 @@ class GGN(GaussNewton):
     closed form of the loss Hessian, and backward (:math:`J^T u`). It takes the arguments of
     `Curvature`.
 
-    Cost: one pass. For a ResNet-20 on the CPU 1.4 gradients where nothing is kept, and 1.1 from the
-    product that finds residuals on, for each column; by autograd 2.2 for a vector and 1.9 for each
-    further column of a block.
+    Cost: one pass. For a ResNet-20 on the CPU 1.3 gradients where nothing is kept, and 1.05 from
+    the product that finds residuals on, for each column; by autograd 2.2 for a vector and 1.9 for
+    each further column of a block.
     Source: Schraudolph (2002), Fast curvature matrix-vector products.
     """
 

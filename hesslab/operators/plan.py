@@ -6,6 +6,7 @@ import copy
 import os
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -239,6 +240,29 @@ class Residuals:
     def fit(self) -> bool:
         """Whether they are within the limit."""
         return self.size <= self.limit
+
+
+def seconds_a_column(
+    started: Callable[[int], Callable[[Tensor], Tensor]], V: Tensor
+) -> dict[int, float]:
+    """The time of a column of a product that finds its residuals, by columns at once.
+
+    Args:
+        started: the product of a block, for a number of columns at once.
+        V: a block ``[P, K]``; no more than K are tried.
+
+    Returns:
+        Seconds by number.
+    """
+    seconds = {}
+    for width in (2**n for n in range(6) if 2**n <= V.shape[1]):
+        product, columns, laps = started(width), V[:, : max(width, min(4, V.shape[1]))], []
+        for _ in range(4):  # the first one prepares
+            start = time.perf_counter()
+            float(product(columns).sum())  # waits for the device
+            laps.append((time.perf_counter() - start) / columns.shape[1])
+        seconds[width] = min(laps[1:])
+    return seconds
 
 
 def _short(reason: str) -> str:

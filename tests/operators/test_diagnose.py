@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 import hesslab as hl
 from hesslab.operators.diagnosis.measure import allocated, copied
 from hesslab.operators.engine.programs import _PROGRAMS
-from tests.cases import case
+from tests.cases import case, lap_times
 
 SLEEP = 0.01  # seconds for each example of the slow data set
 OPERATORS = [
@@ -153,11 +153,7 @@ def test_stages_add_up_to_the_wall_time_of_a_product():
     v = torch.randn(A.shape[0], generator=generator)
     A @ v
     A @ v
-    seconds = []
-    for _ in range(10):
-        start = time.perf_counter()
-        A @ v
-        seconds.append(time.perf_counter() - start)
+    seconds = lap_times(A, v, 10)
     # Two measurements on a machine that may do something else meanwhile.
     assert 0.2 * min(seconds) < found.product_seconds["cached"] < 5 * max(seconds)
 

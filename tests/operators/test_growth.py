@@ -4,7 +4,6 @@ import gc
 import resource
 import statistics
 import sys
-import time
 import tracemalloc
 import weakref
 from itertools import pairwise
@@ -16,6 +15,7 @@ from torch import nn
 
 import hesslab as hl
 from hesslab.operators.engine import programs
+from tests.cases import lap_times
 
 X = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(8) % 2
@@ -130,11 +130,7 @@ def test_the_last_products_are_no_slower_than_the_first(route):
     v = torch.ones(A.shape[1])
     for _ in range(3):
         A @ v
-    seconds = []
-    for _ in range(50):
-        start = time.perf_counter()
-        A @ v
-        seconds.append(time.perf_counter() - start)
+    seconds = lap_times(A, v, 50)
     assert statistics.median(seconds[-10:]) < 3 * statistics.median(seconds[:10])
 
 
