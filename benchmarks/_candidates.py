@@ -60,14 +60,13 @@ def unit(s: Setting) -> Run:
 
 
 def _operator(kind: str, s: Setting, mode: str, **options: Any) -> Any:
-    """An operator of this package whose only batch is the setting's."""
+    """An operator of this package for all examples of the setting."""
     build = getattr(hl.operators, kind)
-    options |= {"batch_size": len(s.x), "mode": mode}
-    return build(s.model, s.our_loss, (s.x, s.y), **options)
+    return build(s.model, s.our_loss, (s.x, s.y), mode=mode, **options)
 
 
 def _jacobian(s: Setting) -> Any:
-    return hl.operators.Jacobian(s.model, s.x, batch_size=len(s.x), mode="cache")
+    return hl.operators.Jacobian(s.model, s.x, mode="cache")
 
 
 def _times_vector(kind: str, mode: str) -> Callable[[Setting], Run]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
@@ -74,6 +75,10 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         raise NotImplementedError
 
+    def cut(self, batch_size: int) -> Batches:
+        """The same data in batches of another size; those of a user stay as they are."""
+        return self
+
     def first(self) -> Batch:
         """The first batch."""
         for batch in self:
@@ -126,6 +131,11 @@ class _Slices(Batches):
             raise ValueError("the data is empty: x has 0 examples; at least one is needed")
         self._check(x, y, "the data")
         self._x, self._y, self._size = x, y, batch_size
+
+    def cut(self, batch_size: int) -> Batches:
+        other = copy.copy(self)
+        other._size = batch_size
+        return other
 
     def __iter__(self) -> Iterator[Batch]:
         for start in range(0, len(self._x), self._size):

@@ -96,7 +96,8 @@ def largest_difference(
     apart = {}
     for name, part in theirs.items():
         rounding = torch.finfo(part.dtype).eps ** 0.75 * norm / ALLOWED[part.dtype]
-        relative = float((ours[name] - part).norm() / (part.norm() + rounding))
+        difference = (ours[name] - part).norm()
+        relative = float(difference / (part.norm() + rounding)) if difference != 0 else 0.0
         apart[name] = relative if relative >= 0 else torch.inf
     name = max(apart, key=apart.__getitem__)
     return apart[name], name

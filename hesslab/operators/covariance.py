@@ -138,6 +138,9 @@ class GradientCovariance(GaussNewton):
             seed=0,
         )
 
+    def _depends_on_cut(self) -> bool:
+        return self.per == "batch" or super()._depends_on_cut()
+
     def _matmat(self, V: Tensor) -> Tensor:
         if self.per == "batch":
             centre = self._first_moment()[0] if self.centered else None

@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # a torch without torch.distributed lacks the name
     from torch.distributed import ProcessGroup
 
 Result = TypeVar("Result")
+EXAMPLES = 512  # in a batch
 CHECKED = 8  # examples of the first batch that the checks at construction look at
 
 
@@ -66,7 +67,9 @@ class Curvature(Operator):
             statistics nor that of training with full batches. It costs as many passes as there are
             norms, each of the forward up to the norm (one pass if the data is one batch). None:
             running statistics, and a module in training mode is an error.
-        batch_size: examples per batch, where the data does not come in batches.
+        batch_size: examples per batch, where the data does not come in batches. None means 512, but
+            fewer for convolutions on the CPU, by a fixed rule: as many as the processor's caches
+            hold. Where the matrix depends on how the data is cut, None means 512.
         mode: "stream" goes through the data in each product; "cache" keeps what does not depend on
             the vector; "auto" streams the first product and caches from then on, if that fits
             `memory_limit`. Where it does not, what is cheapest to compute again is left out.
@@ -112,7 +115,7 @@ class Curvature(Operator):
         *,
         parameters: str | Sequence[str] | None = None,
         batchnorm: BatchNormMode | None = None,
-        batch_size: int = 512,
+        batch_size: int | None = None,
         mode: Mode = "auto",
         memory_limit: int | None = None,
         block_size: int | Literal["calibrate"] | None = None,
@@ -131,8 +134,12 @@ class Curvature(Operator):
             self._loss = as_loss(copy.deepcopy(loss) if isinstance(loss, nn.Module) else loss)
             data = [] if self._ranks.together and is_empty(data) else data
             self._batches = as_batches(
-                data, batch_size=batch_size, device=self.device, dtype=self.dtype
+                data,
+                batch_size=EXAMPLES if batch_size is None else batch_size,
+                device=self.device,
+                dtype=self.dtype,
             )
+            self._batch_size = batch_size
             self._partition: tuple[int, ...] | None = None
             self._terms = 0  # of the mean, in this process; known once it has gone through its data
             self._prepare_norms()
@@ -364,10 +371,22 @@ class Curvature(Operator):
                 except Exception as error:  # whatever a trace cannot do, autograd may
                     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                     continue
+                self._cut(trial.images_at_once(x))
                 parts = self._network, self._loss, self._batches
                 traced = Traced(*parts, block_size=width, compiled=self._compile)
                 return self.plan.start(traced, "" if blocks else f"columns one by one: {reason}")
         return self.plan.untraced(reason)
+
+    def _cut(self, images: int | None) -> None:
+        """Go on in smaller batches, if so many images at once are faster and the user left it."""
+        free = self._batch_size is None and self.device.type == "cpu" and not self._depends_on_cut()
+        if free and images is not None and images < EXAMPLES:
+            self._batches = self._batches.cut(images)
+            self._partition = None
+
+    def _depends_on_cut(self) -> bool:
+        """Whether another way of cutting the data into batches gives another matrix."""
+        return self._network.depends_on_batch
 
     def _hold_to_autograd(
         self, trial: Traced, batch: tuple[Tensor, Tensor], V: Tensor, reference: Tensor

@@ -79,6 +79,9 @@ class Fisher(GaussNewton):
             kind += f", samples={self.samples}, seed={self.seed}"
         return super().__repr__().replace("Fisher(", f"Fisher({kind}, ", 1)
 
+    def _depends_on_cut(self) -> bool:
+        return self.kind == "mc" or super()._depends_on_cut()
+
     def _output_data(self, number: int, outputs: Tensor, y: Tensor) -> Tensor:
         """The gradients r of the terms, ``[S, B, ..., C]``, for the labels of the kind."""
         if self.kind == "exact":

@@ -23,6 +23,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from hesslab.operators.engine import forward
+from hesslab.operators.engine.cache import images_at_once
 from hesslab.operators.engine.graph import (
     Graph,
     Untraceable,
@@ -79,6 +80,7 @@ class Program:
         rows: of the largest matrix product; infinite where there are convolutions or batches of
             products.
         active: which of q depend on the parameters to differentiate by.
+        images_at_once: the examples of a batch that costs least on the CPU, or None.
 
     Raises:
         Untraceable: the forward cannot be written as a graph.
@@ -106,6 +108,8 @@ class Program:
         products = [node for node in head.nodes if node.target is aten.mm.default]
         others = {aten.convolution.default, aten.bmm.default} & kinds
         self.rows = math.inf if others else max((shape(node)[0] for node in products), default=0)
+        size = sum(state[name].numel() for name in active)
+        self.images_at_once = images_at_once(_between([output]), len(x), size)
         self._head, self._q = head, _cut(head, output, channels_last=last)
         wanted = dependent(head.nodes, self._p)
         self.active = [i for i, node in enumerate(self._q) if node in wanted]

@@ -226,6 +226,10 @@ class Traced:
         """The rows of the largest matrix product for batches like ``x``; see `Program`."""
         return self._point(x).program.rows
 
+    def images_at_once(self, x: Tensor) -> int | None:
+        """The examples of a batch that costs least on the CPU; see `Program`."""
+        return self._point(x).program.images_at_once
+
     def residual_bytes(self, kind: Kind, x: Tensor, y: Tensor, *, lean: bool) -> int:
         """The memory that a batch like ``(x, y)`` takes from one product to the next."""
         point = self._point(x)
