@@ -130,16 +130,23 @@ class _Callable:
         return self.mean(outputs, targets) * self.count(outputs)
 
     def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        gradient: Tensor = torch.func.grad(self.sum)(outputs, targets)
-        return gradient
+        return self._differentiated(outputs, targets)[1].detach()
 
     def hessian_product(self, outputs: Tensor, u: Tensor, targets: Tensor | None = None) -> Tensor:
         if targets is None:
             raise ValueError("the Hessian of a plain callable needs the targets")
+        f, gradient = self._differentiated(outputs, targets)
+        if not gradient.requires_grad:  # the loss is linear in the outputs
+            return torch.zeros_like(u)
+        (product,) = torch.autograd.grad(gradient, f, u, materialize_grads=True)
+        return product
+
+    def _differentiated(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The outputs as a leaf, and the gradient as a function of it."""
         with torch.enable_grad():
             f = outputs.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(self.sum(f, targets), f, create_graph=True)
-            if not gradient.requires_grad:  # the loss is linear in the outputs
-                return torch.zeros_like(u)
-            (product,) = torch.autograd.grad(gradient, f, u, materialize_grads=True)
-        return product
+            total = self.sum(f, targets)
+            if not total.requires_grad:  # the outputs play no part
+                return f, torch.zeros_like(f)
+            (gradient,) = torch.autograd.grad(total, f, create_graph=True, materialize_grads=True)
+        return f, gradient

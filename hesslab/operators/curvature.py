@@ -6,7 +6,7 @@ import copy
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +16,10 @@ from hesslab.errors import NotFinite
 from hesslab.linalg.matrix import all_finite
 from hesslab.losses import LossLike, as_loss
 from hesslab.operators.base import Operator
-from hesslab.operators.checks import (
-    ALLOWED,
-    check_fixed,
-    check_sum,
-    check_symmetric,
-    largest_difference,
-)
 from hesslab.operators.engine.graph import Untraceable
+from hesslab.operators.engine.programs import forget_stale
 from hesslab.operators.engine.traced import Kind, Traced
+from hesslab.operators.examples import Examples
 from hesslab.operators.group import Ranks, Traits, device_of, is_empty, traits
 from hesslab.operators.kernels import differentiable_kernels
 from hesslab.operators.network import Network
@@ -239,12 +234,20 @@ class Curvature(Operator):
 
     def _batch_gradient(self, x: Tensor, y: Tensor) -> tuple[Tensor, int]:
         leaves, outputs = self._forward(x, y)
-        total = self._loss.sum(outputs, y)
-        if not total.requires_grad:  # no chosen parameter plays a part
-            zero = torch.zeros(self.shape[0], 1, dtype=self.dtype, device=self.device)
-            return zero, self._loss.count(outputs)
-        pieces = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
-        return self._join(pieces).unsqueeze(1), self._loss.count(outputs)
+        u = self._loss.gradient(outputs.detach(), y)
+        pulled = self._pull(leaves, outputs, u, again=False)
+        return pulled.unsqueeze(1), self._loss.count(outputs)
+
+    def _pull(
+        self, leaves: dict[str, Tensor], outputs: Tensor, u: Tensor, *, again: bool
+    ) -> Tensor:
+        """J^T u: ``[P]`` from ``u`` of the outputs' shape; ``again`` keeps the graph."""
+        if not outputs.requires_grad:  # no chosen parameter plays a part
+            return torch.cat([torch.zeros_like(leaf).reshape(-1) for leaf in leaves.values()])
+        pieces = torch.autograd.grad(
+            outputs, list(leaves.values()), u, retain_graph=again, materialize_grads=True
+        )
+        return self._join(pieces)
 
     def _forward(self, x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Fresh leaves at the point, and the checked outputs of a batch as a function of them."""
@@ -312,66 +315,34 @@ class Curvature(Operator):
         generator = torch.Generator().manual_seed(0)
         v = torch.randn(self.shape[0], generator=generator).to(self.device, self.dtype)
         with self._recording():
-            x, y = (tensor[:CHECKED] for tensor in self._batches.first())
-            again = [tensor[:CHECKED] for tensor in self._batches.first()]
-            one, terms = self._batch_product(x, y, v.unsqueeze(1))
-            V = torch.stack([v, one[:, 0] / terms], dim=1)
-            two, _ = self._batch_product(again[0], again[1], V)
-        if not bool(two.isfinite().all()):
-            return  # the first product says where
-        two = two / terms
-        check_fixed(V[:, 1], two[:, 0])
-        try:
-            self._check_examples(x, y, V, two)
-        except ValueError:
-            if self.dtype == torch.float64:
-                raise
-            try:  # rounding may cancel what is left of a sum
-                twin, x64, y64 = self._in_float64(x, y)
-                with self._recording():
-                    one = twin._batch_product(x64, y64, V[:, :1].double())[0] / terms
-                    W = torch.cat([V[:, :1].double(), one], dim=1)
-                    exact = twin._batch_product(x64, y64, W)[0] / terms
-            except Exception:  # the model cannot be evaluated in float64
-                exact = None
-            if exact is None:
-                raise
-            twin._check_examples(x64, y64, W, exact)
-        self._start(x, y, V, two)
+            x, y = self._batches.first()
+            examples = Examples(self, x[:CHECKED], y[:CHECKED], v)
+            self._batches.first()  # refused, if it is another one
+        if all_finite(examples.AV):  # otherwise the first product says where
+            examples.check()
+            self._start(examples, len(x) / len(examples.x))
 
-    def _check_examples(self, x: Tensor, y: Tensor, V: Tensor, AV: Tensor) -> None:
-        """Refuse what is not symmetric, or no sum over examples; ``V`` is [v, A v]."""
-        check_symmetric(type(self).__name__, V[:, 0], V[:, 1], AV[:, 1])
-        with self._recording():
-            if self._network.depends_on_batch:  # then only the loss is a sum over examples
-                outputs = self._network.outputs(self._network.point, x).detach()
-                check_sum(lambda part: self._loss.gradient(outputs[part], y[part]), len(x), along=0)
-            else:
-                check_sum(lambda part: self._batch_gradient(x[part], y[part])[0], len(x))
+    def _start(self, examples: Examples, grown: float) -> None:
+        """Take the traced route if it gives what autograd gives for a few examples.
 
-    def _in_float64(self: Self, x: Tensor, y: Tensor) -> tuple[Self, Tensor, Tensor]:
-        """The same operator for a few examples in double precision, and those."""
-        twin = copy.copy(self)
-        twin._network = self._network.in_float64()
-        Operator.__init__(twin, twin._network.point)
-        x, y = (t.double() if t.is_floating_point() else t for t in (x, y))
-        return twin, x, y
-
-    def _start(self, x: Tensor, y: Tensor, V: Tensor, reference: Tensor) -> None:
-        """Take the traced route if it gives what autograd gives for a few examples."""
-        grown = len(self._batches.first()[0]) / len(x)
+        Args:
+            examples: of the first batch.
+            grown: how many times as large that batch is.
+        """
         reason = ""
         with self._recording(), torch.no_grad():
+            forget_stale(self._network, examples.x)
             for blocks in (True, False):
                 try:
-                    trial = Traced(self._network, self._loss, [(x, y)])
-                    width = self.plan.columns(self.device, trial.rows(x) * grown) if blocks else 1
+                    trial = examples.traced()
+                    rows = trial.rows(examples.x) * grown
+                    width = self.plan.columns(self.device, rows) if blocks else 1
                     trial.block_size = width
-                    self._hold_to_autograd(trial, (x, y), V, reference)
+                    examples.hold(trial)
                 except Exception as error:  # whatever a trace cannot do, autograd may
                     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                     continue
-                self._cut(trial.images_at_once(x))
+                self._cut(trial.images_at_once(examples.x))
                 parts = self._network, self._loss, self._batches
                 traced = Traced(*parts, block_size=width, compiled=self._compile)
                 return self.plan.start(traced, "" if blocks else f"columns one by one: {reason}")
@@ -387,30 +358,3 @@ class Curvature(Operator):
     def _depends_on_cut(self) -> bool:
         """Whether another way of cutting the data into batches gives another matrix."""
         return self._network.depends_on_batch
-
-    def _hold_to_autograd(
-        self, trial: Traced, batch: tuple[Tensor, Tensor], V: Tensor, reference: Tensor
-    ) -> None:
-        """Compare a traced product with autograd's; in float64, where float32 leaves a doubt.
-
-        Raises:
-            Untraceable: they differ.
-        """
-        ours, _ = self._traced_product(trial, V)
-        columns = zip(ours.T, reference.T, strict=True)
-        apart, name = max(
-            largest_difference(self.vector_to_dict(one), self.vector_to_dict(other))
-            for one, other in columns
-        )
-        if apart <= ALLOWED[self.dtype]:
-            return
-        if self.dtype == torch.float64:
-            raise Untraceable(
-                f"the traced product differs from autograd's in {name}, by {apart:.0e}"
-            )
-        # One ReLU that falls on the other side of zero moves a small tensor by some percent.
-        twin, x, y = self._in_float64(*batch)
-        with torch.enable_grad():
-            reference, terms = twin._batch_product(x, y, V.double())
-        trial = Traced(twin._network, self._loss, [(x, y)], block_size=trial.block_size)
-        twin._hold_to_autograd(trial, (x, y), V.double(), reference / terms)

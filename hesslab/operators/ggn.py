@@ -53,17 +53,6 @@ class GaussNewton(Curvature):
         _, change = self._network.linearised(x, self.vector_to_dict(v.contiguous()))
         return change
 
-    def _pull(
-        self, leaves: dict[str, Tensor], outputs: Tensor, u: Tensor, *, again: bool
-    ) -> Tensor:
-        """J^T u: ``[P]`` from ``u`` of the outputs' shape; ``again`` keeps the graph."""
-        if not outputs.requires_grad:  # no chosen parameter plays a part
-            return torch.cat([torch.zeros_like(leaf).reshape(-1) for leaf in leaves.values()])
-        pieces = torch.autograd.grad(
-            outputs, list(leaves.values()), u, retain_graph=again, materialize_grads=True
-        )
-        return self._join(pieces)
-
 
 class GGN(GaussNewton):
     r"""The generalised Gauss-Newton matrix, ``[P, P]``, as a matrix that multiplies.

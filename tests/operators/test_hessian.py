@@ -226,10 +226,11 @@ def test_rows_of_a_real_residual_net_equal_double_backward(loss):
 @pytest.mark.parametrize("operator", ["Hessian", "GGN"])
 def test_products_leave_no_tensor_behind(operator, route):
     c = case("mlp", "cross-entropy")
-    A = getattr(hl, operator)(c.model, c.loss, (c.x, c.y), batch_size=4)
+    other, A = (getattr(hl, operator)(c.model, c.loss, (c.x, c.y), batch_size=4) for _ in range(2))
+    v = torch.ones(A.shape[1], dtype=torch.float64)
+    other @ v  # traces the network for both shapes of a batch, with a look at its autograd graph
     if route == "autograd":
         A.plan.untraced("for comparison")
-    v = torch.ones(A.shape[1], dtype=torch.float64)
 
     def alive():
         gc.collect()
@@ -323,8 +324,15 @@ def test_sure_predictions_are_no_reason_to_refuse_a_network(operator, margin, se
     A = getattr(hl, operator)(model, nn.CrossEntropyLoss(), (x, y))
     v = torch.randn(A.shape[0], generator=torch.Generator().manual_seed(1))
     assert A.plan.traced is not None, A.plan
-    exact = products(model.double(), x.double(), y, v.double())[operator]
-    assert (A @ v - exact).norm() < 1e-5 * exact.norm()
+    traced, gradient = A @ v, A.gradient()
+    A.plan.untraced("for comparison")
+    model, x = model.double(), x.double()
+    exact = products(model, x, y, v.double())[operator]
+    for product in (traced, A @ v):
+        assert (product - exact).norm() < 1e-5 * exact.norm()
+    loss = nn.functional.cross_entropy(model(x), y)
+    exact = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
+    assert (gradient - exact).norm() < 1e-5 * exact.norm()
 
 
 class Normed(nn.Module):

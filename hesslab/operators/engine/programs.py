@@ -19,13 +19,15 @@ _PROGRAMS: weakref.WeakKeyDictionary[Any, dict[Any, Program]] = weakref.WeakKeyD
 PROGRAMS = 32  # of one model; more come only from a model that changes all the time
 
 
-def program_of(network: Network, x: Tensor, *, compiled: bool) -> Program:
+def program_of(network: Network, x: Tensor, *, compiled: bool, checked: bool) -> Program:
     """The program of a network for batches of a shape; traced once as long as the model lives.
 
     Args:
         network: whose forward is traced.
         x: a batch; only its shape matters.
         compiled: see `Program`.
+        checked: `forget_stale` has gone before; otherwise a program that is found must give the
+            outputs of x, or is made anew.
 
     Returns:
         The program.
@@ -33,13 +35,9 @@ def program_of(network: Network, x: Tensor, *, compiled: bool) -> Program:
     Raises:
         Untraceable: there is none.
     """
-    model, kind = network.model, network.kind()
-    # Equal models need not be the same.
-    if kind is None or type(model).__hash__ is not object.__hash__:
-        return _traced(network, x, compiled=compiled)
-    known = _PROGRAMS.setdefault(model, {})
+    known, kind = _known(network)
     key = (kind, x.shape, x.dtype, x.device, compiled)
-    if key in known and _gives_the_outputs(known[key], network, x):
+    if key in known and (checked or _gives_the_outputs(known[key], network, x)):
         return known[key]
     program = _traced(network, x, compiled=compiled)
     if not program.constants:  # what the forward has captured may be replaced unseen
@@ -49,8 +47,34 @@ def program_of(network: Network, x: Tensor, *, compiled: bool) -> Program:
     return program
 
 
+def forget_stale(network: Network, x: Tensor) -> None:
+    """Drop the programs of a model that may be those of another function than its forward is now.
+
+    A forward may read what no fingerprint holds: globals, attributes of classes.
+
+    Args:
+        network: the model at any point.
+        x: a few examples; the program for their shape is compared with the forward.
+    """
+    known, kind = _known(network)
+    key = (kind, x.shape, x.dtype, x.device, False)
+    found = key in known
+    if not (found and _gives_the_outputs(known[key], network, x)):
+        for other in list(known):
+            if found or other[0] == kind:  # as old as what is wrong, or not to be compared
+                del known[other]
+
+
+def _known(network: Network) -> tuple[dict[Any, Program], Any]:
+    """The programs that may serve a network, and what tells them apart besides batches."""
+    model, kind = network.model, network.kind()
+    # Equal models need not be the same.
+    if kind is None or type(model).__hash__ is not object.__hash__:
+        return {}, kind
+    return _PROGRAMS.setdefault(model, {}), kind
+
+
 def _gives_the_outputs(program: Program, network: Network, x: Tensor) -> bool:
-    # A forward may read what no fingerprint holds: globals, attributes of classes.
     state = network.state()
     with torch.no_grad():
         q = program.head(*(state[name] for name in program.names))

@@ -56,6 +56,7 @@ class Traced:
         block_size: columns that are multiplied at once by ``torch.func.vmap``; 1 takes one after
             the other.
         compiled: whether products that read residuals go through torch.compile.
+        checked: that programs are not stale; see `program_of`.
 
     Attributes:
         keep: the next product keeps its residuals for those after it.
@@ -74,12 +75,13 @@ class Traced:
         *,
         block_size: int = 1,
         compiled: bool = False,
+        checked: bool = True,
     ) -> None:
         self._network, self._loss, self._source = network, loss, batches
         self._points: dict[Any, Point] = {}
         self._kept: list[_Batch] | None = None
         self.block_size = block_size
-        self._compiled = compiled
+        self._compiled, self._checked = compiled, checked
         self.keep = self.lean = self.on_host = self.seen = False
         self.limit, self.exceeded = sys.maxsize, 0
 
@@ -220,6 +222,7 @@ class Traced:
             self._source,
             block_size=self.block_size,
             compiled=self._compiled,
+            checked=False,
         )
 
     def rows(self, x: Tensor) -> float:
@@ -315,7 +318,8 @@ class Traced:
         if key not in self._points:
             if len(self._points) == SHAPES:
                 raise Untraceable(f"batches of more than {SHAPES} shapes, each to be traced")
-            program = program_of(self._network, x, compiled=self._compiled)
+            options = {"compiled": self._compiled, "checked": self._checked}
+            program = program_of(self._network, x, **options)
             self._points[key] = Point(program, self._network.state(), list(self._network.point))
         return self._points[key]
 
