@@ -8,16 +8,18 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
-from torch.nn.modules.instancenorm import _InstanceNorm
 
 from hesslab.data import Batches
-from hesslab.errors import NotDeterministic, NotFinite
 from hesslab.operators.derivatives import SameDerivatives, has_weight_norm
 from hesslab.operators.fingerprint import Opaque, fingerprint
 from hesslab.operators.norms import BatchNormMode, Norms
+from hesslab.operators.parameters import (
+    check_parameters,
+    choose,
+    first_names,
+    refuse_random_layers,
+)
 from hesslab.operators.shared import EVALUATING
-from hesslab.operators.space import matching
 
 
 class Network:
@@ -40,18 +42,18 @@ class Network:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
-        _refuse_random_layers(model)
+        refuse_random_layers(model)
         self._norms = Norms(model, batchnorm)
         self._model = model
         named = dict(model.named_parameters())
         chosen = choose(named, parameters)
-        _check_parameters({name: named[name] for name in chosen}, named)
+        check_parameters({name: named[name] for name in chosen}, named)
         with torch.inference_mode(False), torch.no_grad():
             values = {name: tensor.detach().clone() for name, tensor in named.items()}
             self._buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
         self.point = {name: values.pop(name) for name in chosen}
         self._frozen = values
-        self._names = _names(model)
+        self._names = first_names(model)
         self._has_weight_norm = has_weight_norm(model)
         self._modes = [module.training for module in model.modules()]
 
@@ -234,92 +236,3 @@ class Network:
     def leaves(self) -> dict[str, Tensor]:
         """The point as new leaves that require a gradient (sharing memory with it)."""
         return {name: value.detach().requires_grad_() for name, value in self.point.items()}
-
-
-def choose(named: Mapping[str, Tensor], patterns: str | Sequence[str] | None) -> list[str]:
-    """The names that patterns choose of a model's parameters; None means those to be trained.
-
-    Args:
-        named: all parameters of the model.
-        patterns: names or shell patterns.
-
-    Returns:
-        Names, in the model's order.
-
-    Raises:
-        ValueError: a pattern matches nothing, or nothing is left.
-    """
-    if patterns is None:
-        chosen = [name for name, tensor in named.items() if tensor.requires_grad]
-        if not chosen:
-            raise ValueError(
-                f"none of the model's {len(named)} parameters requires a gradient; "
-                "name the wanted ones with parameters=[...]"
-            )
-        return chosen
-    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
-    if not patterns:
-        raise ValueError("parameters=[] names none; leave it out for all that require a gradient")
-    found, idle = matching(named, patterns)
-    if idle:
-        raise ValueError(
-            f"parameters={idle[0]!r} matches no parameter; the model has {', '.join(named)}"
-        )
-    return found
-
-
-def _names(model: nn.Module) -> dict[str, str]:
-    """Each place of a parameter or buffer, with the name under which ``model`` lists it."""
-    names: dict[str, str] = {}
-    for listed in ("named_parameters", "named_buffers"):
-        first = {id(tensor): name for name, tensor in getattr(model, listed)()}
-        for prefix, module in model.named_modules():
-            for local, tensor in getattr(module, listed)(recurse=False, remove_duplicate=False):
-                names[f"{prefix}.{local}".lstrip(".")] = first[id(tensor)]
-    return names
-
-
-def _check_parameters(chosen: Mapping[str, Tensor], named: Mapping[str, Tensor]) -> None:
-    for what in ("dtype", "device"):
-        kinds: dict[str, str] = {}
-        for name, tensor in named.items():
-            kinds.setdefault(str(getattr(tensor, what)), name)
-        if len(kinds) > 1:
-            found = " and ".join(f"{kind} ({name})" for kind, name in kinds.items())
-            raise ValueError(
-                f"the model mixes parameters of {what} {found}; products need one {what}: "
-                "convert the whole model with model.to(...)"
-            )
-    first = next(iter(chosen.values()))
-    if first.dtype not in (torch.float32, torch.float64):
-        raise ValueError(
-            f"the parameters are {first.dtype}; products are taken in float32 or float64: "
-            "convert the model with model.float()"
-        )
-    if first.device.type == "mps":
-        raise ValueError(
-            "the model is on mps, which has no float64 for the sums; move it to the CPU"
-        )
-    for name, tensor in named.items():
-        if not bool(tensor.isfinite().all()):
-            raise NotFinite(
-                f"the parameter {name} holds NaN or infinite values; the training diverged, or "
-                "the file that it was loaded from is damaged"
-            )
-
-
-def _refuse_random_layers(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        kind = f"{name or 'the model'} ({type(module).__name__})"
-        if isinstance(module, _DropoutNd) and module.training and module.p > 0:
-            raise NotDeterministic(
-                f"dropout is active: {kind} is in training mode, so that each product would be "
-                "taken of another function; call model.eval() first"
-            )
-        if isinstance(module, nn.RNNBase) and module.training and module.dropout > 0:
-            raise NotDeterministic(
-                f"dropout is active between the layers of {kind}; call model.eval() first"
-            )
-        in_training = isinstance(module, _InstanceNorm) and module.training
-        if in_training and module.running_mean is not None:
-            raise ValueError(f"{kind} is in training mode and would update its statistics")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from hesslab.errors import NotFinite
-from hesslab.operators.network import choose
+from hesslab.operators.parameters import choose
 
 
 def filter_norms(

@@ -15,7 +15,7 @@ from torch import nn
 
 import hesslab as hl
 from hesslab.operators import plan as plans
-from hesslab.operators.engine import program, traced
+from hesslab.operators.engine import batch, program
 from hesslab.operators.engine.traced import SHAPES
 from hesslab.operators.plan import Plan
 from tests.batchnorms import CE, NETS, N, build, mean_over, native
@@ -356,7 +356,7 @@ def test_residuals_on_the_host(monkeypatch, name):
         copies.append(t.clone(memory_format=torch.preserve_format))
         return copies[-1]
 
-    monkeypatch.setattr(traced, "_on_host", counted)
+    monkeypatch.setattr(batch, "_on_host", counted)
     found = plans.Residuals(lean=False, on_host=True, size=10, limit=10**6)
     monkeypatch.setattr(plans.Plan, "residuals", lambda *args: found)
     c = case("residual", "cross-entropy")

@@ -17,10 +17,8 @@ from hesslab.data import Batches
 from hesslab.operators.curvature import Curvature
 from hesslab.operators.engine.linear import Linear
 from hesslab.operators.engine.point import Point
-from hesslab.operators.engine.programs import _PROGRAMS
 from hesslab.operators.engine.traced import Traced
 from hesslab.operators.group import Ranks
-from hesslab.operators.network import Network
 
 Result = TypeVar("Result")
 Pair = tuple[Tensor, Tensor]
@@ -187,18 +185,6 @@ class WatchedTraced(Traced):
     def _linearised(self, batch: Any) -> Any:
         with self._clock.stage(RESIDUALS if batch.kept is None else NETWORK):
             return super()._linearised(batch)
-
-
-@contextmanager
-def traced_anew(network: Network) -> Iterator[None]:
-    """What was traced of the model is not seen here, and is back on the way out."""
-    known = _PROGRAMS.pop(network.model, None)
-    try:
-        yield
-    finally:
-        _PROGRAMS.pop(network.model, None)
-        if known is not None:
-            _PROGRAMS[network.model] = known
 
 
 def watched(operator: Curvature, clock: Clock, batches: Batches | None = None) -> Curvature:

@@ -155,6 +155,52 @@ def residuals(varying: set[Node], outputs: Sequence[Node | None]) -> list[Node]:
     return list(found)
 
 
+def between(outputs: Sequence[Node | None], stop: set[Node] | None = None) -> list[Node]:
+    """The calls that lead to the outputs, in order, up to those of ``stop``."""
+    stop = stop or set()
+    needed: set[Node] = set()
+    todo = [node for node in outputs if node is not None]
+    if not todo:
+        return []
+    graph = todo[0].graph
+    while todo:
+        node = todo.pop()
+        if node not in needed and node not in stop:
+            needed.add(node)
+            todo.extend(node.all_input_nodes)
+    return [node for node in graph.nodes if node in needed and node.op != "placeholder"]
+
+
+class Copy:
+    """A new graph that takes over nodes of another one, as far as they are wanted.
+
+    Attributes:
+        graph: the new one.
+        env: where nodes of the other stand in it.
+    """
+
+    def __init__(self) -> None:
+        self.graph = Graph()
+        self.env: dict[Node, Node] = {}
+
+    def inputs(self, nodes: Iterable[Node]) -> list[Node]:
+        """New arguments of the graph, in place of some nodes."""
+        nodes = list(nodes)
+        for node in nodes:
+            like, data = node.meta["val"], node.meta["data"]
+            self.env[node] = self.graph.input(node.name, like, data=data)
+        return [self.env[node] for node in nodes]
+
+    def __call__(self, node: Node) -> Node:
+        """The same call in the graph; what it reads is there."""
+        if node not in self.env:
+            args: Any = map_arg(node.args, self.env.__getitem__)
+            kwargs: Any = map_arg(node.kwargs, self.env.__getitem__)
+            target: Any = node.target
+            self.env[node] = self.graph.call(target, *args, like=node, **kwargs)
+        return self.env[node]
+
+
 def _infer(op: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     values = map_arg(args, lambda node: node.meta["val"])
     options = dict(map_arg(kwargs, lambda node: node.meta["val"]))

@@ -13,57 +13,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Node
-from torch.fx.node import map_arg
 
 from hesslab.operators.engine import forward
 from hesslab.operators.engine.cache import images_at_once
 from hesslab.operators.engine.graph import (
+    Copy,
     Graph,
     Untraceable,
+    between,
     dependent,
     module,
-    operands,
     shape,
     values_of,
 )
 from hesslab.operators.engine.linear import Linear
+from hesslab.operators.engine.net import Jacobian, Net
 from hesslab.operators.engine.normalise import DATA, normalise
 from hesslab.operators.engine.operations import VIEWS, aten
 from hesslab.operators.engine.reverse import pullback
 from hesslab.operators.engine.trace import trace
-
-
-@dataclass(frozen=True, eq=False)
-class LossGradient:
-    """The gradient of a batch's mean loss by the outputs, as one node of a graph."""
-
-    loss: Any
-    __name__ = "loss_gradient"
-
-    def __call__(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """Of the outputs' shape."""
-        mean: Tensor = self.loss.gradient(outputs, y) / self.loss.count(outputs)
-        return mean
-
-
-@dataclass(frozen=True, eq=False)
-class LossHessian:
-    """The Hessian of that mean loss by the outputs times a direction: the closed form."""
-
-    loss: Any
-    __name__ = "loss_hessian"
-
-    def __call__(self, outputs: Tensor, u: Tensor, y: Tensor) -> Tensor:
-        """Of the outputs' shape."""
-        mean: Tensor = self.loss.hessian_product(outputs, u, y) / self.loss.count(outputs)
-        return mean
 
 
 class Program:
@@ -109,11 +83,11 @@ class Program:
         others = {aten.convolution.default, aten.bmm.default} & kinds
         self.rows = math.inf if others else max((shape(node)[0] for node in products), default=0)
         size = sum(state[name].numel() for name in active)
-        self.images_at_once = images_at_once(_between([output]), len(x), size)
+        self.images_at_once = images_at_once(between([output]), len(x), size)
         self._head, self._q = head, _cut(head, output, channels_last=last)
         wanted = dependent(head.nodes, self._p)
         self.active = [i for i, node in enumerate(self._q) if node in wanted]
-        self._net = _Net(head, self._q, inputs[DATA], output, channels_last=last)
+        self._net = Net(head, self._q, inputs[DATA], output, channels_last=last)
         self._hessians: dict[Any, Linear] = {}
         self.output = output.meta["val"]
         if not self.active or not output.meta["data"]:
@@ -139,12 +113,13 @@ class Program:
     @cached_property
     def push(self) -> Linear:
         """A tangent of p to one of the active q; fixed: the inputs of the head."""
-        b, env = _new()
-        fixed = _copy_inputs(b, env, self._inputs.values())
+        copy = Copy()
+        b, env = copy.graph, copy.env
+        fixed = copy.inputs(self._inputs.values())
         dp = [b.input(f"dp{i}", p.meta["val"]) for i, p in enumerate(self._p)]
         wanted = [self._q[i] for i in self.active]
         tangents = dict(zip((env[p] for p in self._p), dp, strict=True))
-        found = forward.pushforward(b, _between(wanted), tangents, _copier(b, env))
+        found = forward.pushforward(b, between(wanted), tangents, copy)
         return Linear(fixed, dp, [found.get(env[q]) for q in wanted])
 
     @cached_property
@@ -160,13 +135,14 @@ class Program:
         Fixed: the inputs of the head, the gradient of the active q; varying: the two tangents.
         """
         old, cotangents, pulled = self._pulled()
-        b, env = _new()
-        fixed = _copy_inputs(b, env, [*(old[n] for n in self._inputs.values()), *cotangents])
+        copy = Copy()
+        b, env = copy.graph, copy.env
+        fixed = copy.inputs([*(old[n] for n in self._inputs.values()), *cotangents])
         dp = [b.input(f"dp{i}", p.meta["val"]) for i, p in enumerate(self._p)]
         dg = [b.input(f"dg{i}", g.meta["val"]) for i, g in enumerate(cotangents)]
         tangents = dict(zip((env[old[p]] for p in self._p), dp, strict=True))
         tangents |= dict(zip((env[g] for g in cotangents), dg, strict=True))
-        found = forward.pushforward(b, _between(pulled), tangents, _copier(b, env))
+        found = forward.pushforward(b, between(pulled), tangents, copy)
         outputs = [None if g is None else found.get(env[g]) for g in pulled]
         return Linear(fixed, [*dp, *dg], outputs)
 
@@ -179,11 +155,11 @@ class Program:
         return any(node in reached for node in kept)
 
     def _pulled(self) -> tuple[dict[Node, Node], list[Node], list[Node | None]]:
-        b, env = _new()
-        _copy_inputs(b, env, self._inputs.values())
-        copy = _copier(b, env)
+        copy = Copy()
+        b, env = copy.graph, copy.env
+        copy.inputs(self._inputs.values())
         active = [self._q[i] for i in self.active]
-        for node in _between(active):
+        for node in between(active):
             copy(node)
         cotangents = [b.input(f"g{i}", q.meta["val"]) for i, q in enumerate(active)]
         outputs = dict(zip((env[q] for q in active), cotangents, strict=True))
@@ -224,94 +200,6 @@ class Program:
         return linear
 
 
-class Jacobian:
-    """The derivative of the outputs by the active q, in both directions, from one forward.
-
-    Attributes:
-        jvp: a tangent of q to one of the outputs.
-        vjp: a cotangent of the outputs to one of q.
-        prepare: ``(*q, x) -> (*residuals of jvp, *residuals of vjp, outputs)``.
-    """
-
-    def __init__(self, jvp: Linear, vjp: Linear, output: Node) -> None:
-        self.jvp, self.vjp = jvp, vjp
-        self.prepare = module(jvp.fixed, [*jvp.kept, *vjp.kept, output]).forward
-        self._shape = output.meta["val"].shape
-
-    def change(self, block: bool, kept: Sequence[Tensor], dq: Sequence[Tensor]) -> Tensor:
-        """The change of the outputs along a tangent of q, or a block of them."""
-        outputs = self.jvp.run(block, kept, dq)
-        if not outputs:  # nothing of q reaches the outputs
-            lead = dq[0].shape[:1] if block else ()
-            return torch.zeros(*lead, *self._shape, dtype=dq[0].dtype, device=dq[0].device)
-        return outputs[0]
-
-
-class _Net:
-    """The part of a forward that reads the data, as a graph of its own."""
-
-    def __init__(
-        self, head: Graph, q: Sequence[Node], x: Node, output: Node, *, channels_last: bool
-    ) -> None:
-        self._graph = b = Graph()
-        self.x = b.input(DATA, x.meta["val"], data=True)
-        self.q = [b.input(f"q{i}", node.meta["val"]) for i, node in enumerate(q)]
-        env = dict(zip(q, self.q, strict=True))
-        # What `_cut` has laid out anew is read under its old name.
-        env |= {operands(node)[0]: env[node] for node in q if node.target is aten.clone.default}
-        env[x] = self.x
-        if channels_last:
-            env[x] = b.call(aten.clone.default, self.x, memory_format=torch.channels_last)
-        copy = _copier(b, env)
-        for node in _between([output], stop=set(env)):
-            copy(node)
-        self.output = env[output]
-
-    @cached_property
-    def outputs(self) -> Callable[..., tuple[Tensor, ...]]:
-        """``(*q, x) -> (outputs,)``."""
-        return module([*self.q, self.x], [self.output]).forward
-
-    def jacobian(self, active: Sequence[int]) -> Jacobian:
-        b, env = _new()
-        fixed = _copy_inputs(b, env, [*self.q, self.x])
-        q = [env[self.q[i]] for i in active]
-        dq = [b.input(f"dq{i}", node.meta["val"]) for i, node in enumerate(q)]
-        tangents = dict(zip(q, dq, strict=True))
-        found = forward.pushforward(b, _between([self.output]), tangents, _copier(b, env))
-        output = env[self.output]
-        u = b.input("u", output.meta["val"], data=True)
-        jvp = Linear(fixed, dq, [found.get(output)])
-        return Jacobian(jvp, Linear(fixed, [u], pullback(b, {output: u}, q)), output)
-
-    def hessian(self, active: Sequence[int], loss: Any, y: Tensor, *, lean: bool) -> Linear:
-        source, old = _new()
-        given = _copy_inputs(source, old, [*self.q, self.x])
-        copy = _copier(source, old)
-        for node in _between([self.output]):
-            copy(node)
-        target = source.input("y", y, data=True)
-        output = old[self.output]
-        u = source.call(LossGradient(loss), output, target, like=output)
-        wanted = [old[self.q[i]] for i in active]
-        gradient = pullback(source, {output: u}, wanted)
-        b, env = _new()
-        fixed = _copy_inputs(b, env, [*given, target])
-        dq = [b.input(f"dq{i}", q.meta["val"]) for i, q in enumerate(wanted)]
-        tangents = dict(zip((env[q] for q in wanted), dq, strict=True))
-        found = forward.pushforward(b, _between([*gradient, output]), tangents, _copier(b, env))
-        primal = [None if g is None else env[g] for g in gradient]
-        outputs = [None if g is None else found.get(g) for g in primal]
-        again = dependent(b.nodes, [env[u]]) - {env[u]} if lean else set()
-        return Linear(fixed, dq, outputs, extra=primal, recomputed=frozenset(again))
-
-
-@forward.rule(LossGradient)
-def _loss_gradient(b: Graph, node: Node, t: Any, outputs: Node, y: Node) -> Any:
-    target: Any = node.target
-    return b.call(LossHessian(target.loss), outputs, t(outputs), y, like=outputs)
-
-
 def _cut(b: Graph, output: Node, *, channels_last: bool) -> list[Node]:
     """The nodes free of data that the rest reads; convolution weights in the layout wanted."""
     found: dict[Node, None] = {}
@@ -336,42 +224,3 @@ def _cut(b: Graph, output: Node, *, channels_last: bool) -> list[Node]:
         else q
         for q in front
     ]
-
-
-def _between(outputs: Sequence[Node | None], stop: set[Node] | None = None) -> list[Node]:
-    """The calls that lead to the outputs, in order, up to those of ``stop``."""
-    stop = stop or set()
-    needed: set[Node] = set()
-    todo = [node for node in outputs if node is not None]
-    if not todo:
-        return []
-    graph = todo[0].graph
-    while todo:
-        node = todo.pop()
-        if node not in needed and node not in stop:
-            needed.add(node)
-            todo.extend(node.all_input_nodes)
-    return [node for node in graph.nodes if node in needed and node.op != "placeholder"]
-
-
-def _new() -> tuple[Graph, dict[Node, Node]]:
-    """An empty graph, and where the nodes of another stand in it."""
-    return Graph(), {}
-
-
-def _copy_inputs(b: Graph, env: dict[Node, Node], inputs: Any) -> list[Node]:
-    for node in inputs:
-        env[node] = b.input(node.name, node.meta["val"], data=node.meta["data"])
-    return [env[node] for node in inputs]
-
-
-def _copier(b: Graph, env: dict[Node, Node]) -> Callable[[Node], Node]:
-    def copy(node: Node) -> Node:
-        if node not in env:
-            args: Any = map_arg(node.args, env.__getitem__)
-            kwargs: Any = map_arg(node.kwargs, env.__getitem__)
-            target: Any = node.target
-            env[node] = b.call(target, *args, like=node, **kwargs)
-        return env[node]
-
-    return copy

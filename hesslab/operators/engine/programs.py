@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -63,6 +65,18 @@ def forget_stale(network: Network, x: Tensor) -> None:
         for other in list(known):
             if found or other[0] == kind:  # as old as what is wrong, or not to be compared
                 del known[other]
+
+
+@contextmanager
+def made_anew(model: Any) -> Iterator[None]:
+    """What was traced of a model is not found here, and is back on the way out."""
+    before = _PROGRAMS.pop(model, None)
+    try:
+        yield
+    finally:
+        _PROGRAMS.pop(model, None)
+        if before is not None:
+            _PROGRAMS[model] = before
 
 
 def _known(network: Network) -> tuple[dict[Any, Program], Any]:

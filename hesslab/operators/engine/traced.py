@@ -3,47 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from hesslab.operators.engine.batch import NOTHING, Batch
+from hesslab.operators.engine.columns import Pieces, join, split
 from hesslab.operators.engine.graph import Untraceable
 from hesslab.operators.engine.linear import Linear, memory
 from hesslab.operators.engine.point import Mean, Point, fill
 from hesslab.operators.engine.programs import program_of
 from hesslab.operators.network import Network
 
-# Tangents or cotangents of one column, or of a block of columns with a leading dimension.
-Pieces = Sequence[Tensor]
-CACHED = 1 << 14  # rows of a block of vectors that stay in the processor's cache
-NOTHING = torch.empty(0)
 SHAPES = 8  # of batches; more of them would be traced for longer than products take
 Kind = Literal["hessian", "gauss-newton"]
-
-
-@dataclass
-class _Batch:
-    """A batch as it passes, and what a product has left with it for the next."""
-
-    number: int
-    point: Point
-    x: Tensor
-    y: Tensor
-    kept: tuple[Tensor, ...] | None = None
-    outputs: Tensor = NOTHING
-    data: Tensor | None = None  # of the middle of a Gauss-Newton product
-
-    def held(self) -> int:
-        """Bytes that are kept for the next product."""
-        given = {q.untyped_storage().data_ptr() for q in self.point.q}
-        rest = [] if self.data is None else [self.data]
-        storages = [t.untyped_storage() for t in (self.x, self.y, *(self.kept or ()), *rest)]
-        return sum(
-            {s.data_ptr(): s.nbytes() for s in storages if s.data_ptr() not in given}.values()
-        )
 
 
 class Traced:
@@ -79,7 +54,7 @@ class Traced:
     ) -> None:
         self._network, self._loss, self._source = network, loss, batches
         self._points: dict[Any, Point] = {}
-        self._kept: list[_Batch] | None = None
+        self._kept: list[Batch] | None = None
         self.block_size = block_size
         self._compiled, self._checked = compiled, checked
         self.keep = self.lean = self.on_host = self.seen = False
@@ -93,16 +68,16 @@ class Traced:
     def hessian(self, V: Tensor) -> tuple[Tensor, int]:
         """The Hessian of the mean of all terms times ``V`` ``[P, K]``; and the number of terms."""
 
-        def contribution(batch: _Batch, dq: list[Pieces]) -> tuple[Linear, Iterable[Pieces]]:
+        def contribution(batch: Batch, dq: list[Pieces]) -> tuple[Linear, Iterable[Pieces]]:
             linear = batch.point.hessian(self._loss, batch.y, lean=self.lean)
             return linear, self._hessian_of_batch(batch, linear, dq, self._in_blocks(V))
 
         return self._product(V, contribution, Point.pull_tangent)
 
     def _hessian_of_batch(
-        self, batch: _Batch, linear: Linear, dq: list[Pieces], block: bool
+        self, batch: Batch, linear: Linear, dq: list[Pieces], block: bool
     ) -> Iterable[Pieces]:
-        point, kept = batch.point, self._taken(batch)
+        point, kept = batch.point, batch.residuals()
         fixed = (*point.q, batch.x, batch.y)
         wants_gradient = not self.seen and point.program.head_is_curved
         if kept is None and not self.keep and len(dq) == 1 and not block:
@@ -117,7 +92,8 @@ class Traced:
             point.add_gradient(both[len(linear.kept) :], self._terms(point))
         elif kept is None:
             kept = linear.prepare(*fixed)
-        self._keep(batch, kept)
+        if self.keep:
+            batch.keep(kept, on_host=self.on_host)
         return [linear.run(block, kept, tangent) for tangent in dq]
 
     def gauss_newton(
@@ -139,7 +115,7 @@ class Traced:
         """
         block = self._in_blocks(V)
 
-        def contribution(batch: _Batch, dq: list[Pieces]) -> tuple[Linear, Iterable[Pieces]]:
+        def contribution(batch: Batch, dq: list[Pieces]) -> tuple[Linear, Iterable[Pieces]]:
             jacobian = batch.point.program.jacobian
             first, second = self._linearised(batch)
             f = batch.outputs
@@ -177,7 +153,7 @@ class Traced:
         block = self._in_blocks(U)
         start = 0
 
-        def contribution(batch: _Batch, dq: list[Pieces]) -> tuple[Linear, Iterable[Pieces]]:
+        def contribution(batch: Batch, dq: list[Pieces]) -> tuple[Linear, Iterable[Pieces]]:
             nonlocal start
             output, jacobian = batch.point.program.output, batch.point.program.jacobian
             rows = U[start : start + output.numel()].T.reshape(-1, *output.shape)
@@ -191,28 +167,15 @@ class Traced:
         )
         return mean if batches == 1 else mean * batches
 
-    def _linearised(self, batch: _Batch) -> tuple[Pieces, Pieces]:
+    def _linearised(self, batch: Batch) -> tuple[Pieces, Pieces]:
         """The residuals of both directions of the Jacobian; the outputs stay with the batch."""
         jacobian = batch.point.program.jacobian
-        values = self._taken(batch) or jacobian.prepare(*batch.point.q, batch.x)
+        values = batch.residuals() or jacobian.prepare(*batch.point.q, batch.x)
         *kept, batch.outputs = values
-        self._keep(batch, values)
+        if self.keep:
+            batch.keep(values, on_host=self.on_host)
         cut = len(jacobian.jvp.kept)
         return kept[:cut], kept[cut:]
-
-    def _keep(self, batch: _Batch, values: tuple[Tensor, ...]) -> None:
-        if self.keep and batch.kept is None:
-            given = {q.data_ptr() for q in batch.point.q}  # there anyway
-            away = self.on_host
-            batch.kept = tuple(
-                _on_host(t) if away and t.data_ptr() not in given else t for t in values
-            )
-
-    def _taken(self, batch: _Batch) -> tuple[Tensor, ...] | None:
-        if batch.kept is None or not self.on_host:
-            return batch.kept
-        device = self._network.device
-        return tuple(t.to(device, non_blocking=True) for t in batch.kept)
 
     def restricted(self, network: Network) -> Traced:
         """The same for the same function of fewer parameters."""
@@ -248,7 +211,7 @@ class Traced:
     def _product(
         self,
         V: Tensor,
-        contribution: Callable[[_Batch, list[Pieces]], tuple[Linear, Iterable[Pieces]]],
+        contribution: Callable[[Batch, list[Pieces]], tuple[Linear, Iterable[Pieces]]],
         pull: Callable[[Point, Pieces, Pieces, bool], Pieces],
         weigh: Callable[[Point], int] | None = None,
         *,
@@ -278,10 +241,10 @@ class Traced:
         for point, totals in sums.items():
             pairs = zip(dp, totals, strict=True)
             pulled = [pull(point, dv, total.parts(V.dtype), block) for dv, total in pairs]
-            mean.add([self._join(pulled, V, block)], totals[0].weight)
+            mean.add([self._join(pulled, V)], totals[0].weight)
         return mean.parts(V.dtype)[0], terms
 
-    def _pass(self) -> Iterator[_Batch]:
+    def _pass(self) -> Iterator[Batch]:
         self._network.check_unchanged(self._network.device)
         if self._kept is not None:
             for batch in self._kept:
@@ -295,7 +258,7 @@ class Traced:
         for number, (x, y) in enumerate(self._source):
             if self.keep:  # a loader may fill the same memory again
                 x, y = x.clone(), y.clone()
-            batch = _Batch(number, self._point(x), x, y)
+            batch = Batch(number, self._point(x), x, y)
             if not self.seen:
                 output = batch.point.program.output
                 zero = torch.zeros((), dtype=output.dtype, device=x.device)
@@ -324,48 +287,23 @@ class Traced:
         return self._points[key]
 
     def _in_blocks(self, V: Tensor) -> bool:
-        return self.block_size > 1 and V.shape[1] > 1
+        return self._width(V) > 0
+
+    def _width(self, V: Tensor) -> int:
+        """How many columns are multiplied at once; 0 where each goes for itself."""
+        return self.block_size if self.block_size > 1 and V.shape[1] > 1 else 0
 
     def _columns(self, V: Tensor) -> list[Pieces]:
         """The pieces of each column of ``V``, or of each block of columns."""
-        rows = _rows(V)
-        chunks = rows.split(self.block_size) if self._in_blocks(V) else rows
-        return [self._pieces(chunk) for chunk in chunks]
+        return split(V, list(self._network.point.values()), self._width(V))
 
-    def _pieces(self, rows: Tensor) -> list[Tensor]:
-        values = self._network.point.values()
-        flat = rows.split([value.numel() for value in values], dim=-1)
-        pairs = zip(flat, values, strict=True)
-        return [piece.view(rows.shape[:-1] + value.shape) for piece, value in pairs]
-
-    def _join(self, columns: list[Pieces], V: Tensor, block: bool) -> Tensor:
-        """``[P, K]`` from the pieces of each column, or of each block of columns."""
-        rows = torch.empty(V.shape[1], self._network.size, dtype=V.dtype, device=V.device)
-        chunks = rows.split(self.block_size) if block else rows
-        for chunk, pieces in zip(chunks, columns, strict=True):
-            flat = [piece.reshape(*chunk.shape[:-1], -1) for piece in pieces]
-            torch.cat(flat, dim=-1, out=chunk)
-        return rows.T
+    def _join(self, columns: list[Pieces], V: Tensor) -> Tensor:
+        """``[P, K]`` from what `_columns` gives."""
+        return join(columns, V, self._network.size, self._width(V))
 
     def _terms(self, point: Point) -> int:
         count: int = self._loss.count(point.program.output)
         return count
-
-
-def _rows(V: Tensor) -> Tensor:
-    """``V.T``, contiguous."""
-    if V.is_cuda or V.shape[1] == 1 or V.T.is_contiguous():
-        return V.T.contiguous()
-    rows = V.new_empty(V.shape[1], V.shape[0])
-    for some, part in zip(rows.split(CACHED, 1), V.split(CACHED), strict=True):
-        some.copy_(part.T)  # all at once, torch leaves the cache for each number
-    return rows
-
-
-def _on_host(t: Tensor) -> Tensor:
-    """A copy that a device can fetch without the processor's help, in the same layout."""
-    pinned = t.device.type == "cuda"
-    return torch.empty_like(t, device="cpu", pin_memory=pinned).copy_(t)
 
 
 def _pull(point: Point, dp: Pieces, dg: Pieces, block: bool) -> Pieces:

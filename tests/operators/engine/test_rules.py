@@ -8,6 +8,7 @@ import torch
 import hesslab as hl
 from hesslab.operators.engine import forward, reverse
 from hesslab.operators.engine.graph import Graph, module
+from hesslab.operators.engine.net import LossGradient
 from hesslab.operators.engine.operations import (
     UNARY,
     aten,
@@ -15,7 +16,6 @@ from hesslab.operators.engine.operations import (
     conv_weight_grad,
     slice_input_grad,
 )
-from hesslab.operators.engine.program import LossGradient
 from tests.operators.engine.graphs import Call, Reference, assert_equal, randn
 
 CE = hl.losses.CrossEntropy()
