@@ -29,7 +29,7 @@ from hesslab.operators.allocator import keep_freed_memory
 UNIT = Candidate("gradient", "torch", unit, "gradient", alone=True)
 ALL = [UNIT, *OURS, *PEERS]
 SHORTEST = 0.02  # s of CPU time that one timing should take
-BLOCKS = 0.5  # s: no blocks are timed where a gradient takes longer, since one takes minutes
+LONG = 0.5  # s of a gradient, where a block takes a minute: none is timed, and two rounds do
 
 
 def reference(job: dict[str, Any], s: Setting) -> dict[str, Any]:
@@ -46,11 +46,13 @@ def timings(job: dict[str, Any], s: Setting) -> dict[str, Any]:
     differences: dict[str, float] = {}
     gradient = unit(s)
     gradient()
-    slow = seconds(gradient, device) > BLOCKS
+    slow = seconds(gradient, device) > LONG
     for candidate in ALL:
+        if candidate.device not in (None, device) or (candidate in PEERS and not job["peers"]):
+            continue
         if candidate.block and slow:
-            failures[candidate.name] = f"left out: a gradient takes longer than {BLOCKS} s"
-        elif candidate.device in (None, device):
+            failures[candidate.name] = f"left out: a gradient takes longer than {LONG} s"
+        else:
             try:
                 runs[candidate.name] = candidate.start(s)
                 differences[candidate.name] = _difference(
@@ -95,10 +97,9 @@ def _take_turns(
     once = statistics.median(seconds(runs[UNIT.name], device) for _ in range(5))
     number = max(1, math.ceil(SHORTEST / once)) if device == "cpu" else 5
     taken: dict[str, list[float]] = {candidate.name: [] for candidate in present}
+    least = job["least"] if once < LONG else 2
     started, rounds = time.monotonic(), 0
-    while rounds < job["least"] or (
-        rounds < job["most"] and time.monotonic() - started < job["budget"]
-    ):
+    while rounds < least or (rounds < job["most"] and time.monotonic() - started < job["budget"]):
         gc.collect()
         # A block costs as much as a dozen vectors: every fourth round must do.
         due = [candidate for candidate in present if not candidate.block or rounds % 4 == 0]

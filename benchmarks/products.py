@@ -60,8 +60,10 @@ def measure(network: str, batch: int, options: argparse.Namespace) -> dict[str, 
         "least": 3,
         "most": 3 if options.quick else 25,
         "budget": 30,  # s after which no further round begins
+        "peers": options.peers,
     }
-    lonely = [candidate.name for candidate in ALL if candidate.alone]
+    present = [candidate for candidate in ALL if options.peers or candidate not in PEERS]
+    lonely = [candidate.name for candidate in present if candidate.alone]
     total = 1 + options.processes + len(lonely)
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -106,7 +108,7 @@ def _summary(
     work = floor["multiplications"]
     rows = []
     for candidate in [*OURS, *PEERS]:
-        if candidate.name not in first["median"]:
+        if any(candidate.name not in process["median"] for process in processes):
             continue
         vectors = job["columns"] if candidate.block else 1
         ratios = {
@@ -216,6 +218,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=5)
     found = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", choices=["cpu", "cuda"], default=found)
+    parser.add_argument("--no-peers", dest="peers", action="store_false", help="only our own")
     parser.add_argument("--quick", action="store_true", help="3 rounds each, nothing is written")
     parser.add_argument("--folder", type=Path, default=FOLDER / "results")
     options = parser.parse_args()

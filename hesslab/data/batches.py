@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
@@ -76,8 +78,12 @@ class Batches:
         raise NotImplementedError
 
     def cut(self, batch_size: int) -> Batches:
-        """The same data in batches of another size; those of a user stay as they are."""
+        """The same data in equal batches of at most so many; those of a user stay as they are."""
         return self
+
+    def like_first(self, x: Tensor) -> Tensor:
+        """Inputs of the first batch, of which ``x`` are the first examples, or more than those."""
+        return x
 
     def first(self) -> Batch:
         """The first batch."""
@@ -130,16 +136,21 @@ class _Slices(Batches):
         if len(x) == 0:
             raise ValueError("the data is empty: x has 0 examples; at least one is needed")
         self._check(x, y, "the data")
-        self._x, self._y, self._size = x, y, batch_size
+        self._x, self._y = x, y
+        self._ends = [*range(batch_size, len(x), batch_size), len(x)]
 
     def cut(self, batch_size: int) -> Batches:
+        # None of a single example, which not every model takes.
         other = copy.copy(self)
-        other._size = batch_size
+        number = math.ceil(len(self._x) / batch_size)
+        other._ends = [(i + 1) * len(self._x) // number for i in range(number)]
         return other
 
+    def like_first(self, x: Tensor) -> Tensor:
+        return x[: self._ends[0]]
+
     def __iter__(self) -> Iterator[Batch]:
-        for start in range(0, len(self._x), self._size):
-            stop = start + self._size  # the last slice is cut at N by torch
+        for start, stop in itertools.pairwise([0, *self._ends]):
             yield self._moved(self._x[start:stop], self._y[start:stop])
 
 

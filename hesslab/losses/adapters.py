@@ -130,23 +130,25 @@ class _Callable:
         return self.mean(outputs, targets) * self.count(outputs)
 
     def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return self._differentiated(outputs, targets)[1].detach()
+        return self._differentiated(outputs, targets, twice=False)[1]
 
     def hessian_product(self, outputs: Tensor, u: Tensor, targets: Tensor | None = None) -> Tensor:
         if targets is None:
             raise ValueError("the Hessian of a plain callable needs the targets")
-        f, gradient = self._differentiated(outputs, targets)
+        f, gradient = self._differentiated(outputs, targets, twice=True)
         if not gradient.requires_grad:  # the loss is linear in the outputs
             return torch.zeros_like(u)
         (product,) = torch.autograd.grad(gradient, f, u, materialize_grads=True)
         return product
 
-    def _differentiated(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The outputs as a leaf, and the gradient as a function of it."""
+    def _differentiated(
+        self, outputs: Tensor, targets: Tensor, *, twice: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The outputs as a leaf, and the gradient, as a function of it for a second derivative."""
         with torch.enable_grad():
             f = outputs.detach().requires_grad_()
-            total = self.sum(f, targets)
+            total = self.sum(f.clone(), targets)  # the function may work in place
             if not total.requires_grad:  # the outputs play no part
                 return f, torch.zeros_like(f)
-            (gradient,) = torch.autograd.grad(total, f, create_graph=True, materialize_grads=True)
+            (gradient,) = torch.autograd.grad(total, f, create_graph=twice, materialize_grads=True)
         return f, gradient

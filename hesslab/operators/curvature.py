@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from hesslab.data import DataLike, as_batches
+from hesslab.data import Batches, DataLike, as_batches
 from hesslab.errors import NotFinite
 from hesslab.linalg.matrix import all_finite
 from hesslab.losses import LossLike, as_loss
 from hesslab.operators.base import Operator
 from hesslab.operators.engine.graph import Untraceable
-from hesslab.operators.engine.programs import forget_stale
 from hesslab.operators.engine.traced import Kind, Traced
 from hesslab.operators.examples import Examples
 from hesslab.operators.group import Ranks, Traits, device_of, is_empty, traits
@@ -31,7 +30,7 @@ if TYPE_CHECKING:  # a torch without torch.distributed lacks the name
     from torch.distributed import ProcessGroup
 
 Result = TypeVar("Result")
-EXAMPLES = 512  # in a batch
+BATCH = 512  # examples at once, unless they are images on the CPU
 CHECKED = 8  # examples of the first batch that the checks at construction look at
 
 
@@ -63,8 +62,9 @@ class Curvature(Operator):
             norms, each of the forward up to the norm (one pass if the data is one batch). None:
             running statistics, and a module in training mode is an error.
         batch_size: examples per batch, where the data does not come in batches. None means 512, but
-            fewer for convolutions on the CPU, by a fixed rule: as many as the processor's caches
-            hold. Where the matrix depends on how the data is cut, None means 512.
+            fewer for convolutions on the CPU that can be traced, by a fixed rule: their largest
+            activation takes 2 MiB a thread, unless parameters would be read too often. Where the
+            matrix depends on how the data is cut, None means 512.
         mode: "stream" goes through the data in each product; "cache" keeps what does not depend on
             the vector; "auto" streams the first product and caches from then on, if that fits
             `memory_limit`. Where it does not, what is cheapest to compute again is left out.
@@ -130,7 +130,7 @@ class Curvature(Operator):
             data = [] if self._ranks.together and is_empty(data) else data
             self._batches = as_batches(
                 data,
-                batch_size=EXAMPLES if batch_size is None else batch_size,
+                batch_size=BATCH if batch_size is None else batch_size,
                 device=self.device,
                 dtype=self.dtype,
             )
@@ -320,18 +320,13 @@ class Curvature(Operator):
             self._batches.first()  # refused, if it is another one
         if all_finite(examples.AV):  # otherwise the first product says where
             examples.check()
-            self._start(examples, len(x) / len(examples.x))
+            self._start(examples, x)
 
-    def _start(self, examples: Examples, grown: float) -> None:
-        """Take the traced route if it gives what autograd gives for a few examples.
-
-        Args:
-            examples: of the first batch.
-            grown: how many times as large that batch is.
-        """
+    def _start(self, examples: Examples, x: Tensor) -> None:
+        """Take the traced route if it gives what autograd gives for a few examples of a batch."""
+        grown = len(x) / len(examples.x)
         reason = ""
         with self._recording(), torch.no_grad():
-            forget_stale(self._network, examples.x)
             for blocks in (True, False):
                 try:
                     trial = examples.traced()
@@ -339,21 +334,24 @@ class Curvature(Operator):
                     width = self.plan.columns(self.device, rows) if blocks else 1
                     trial.block_size = width
                     examples.hold(trial)
+                    batches = self._cut(trial.images_at_once(examples.x))
+                    parts = self._network, self._loss, batches
+                    traced = Traced(*parts, block_size=width, compiled=self._compile)
+                    traced.start(batches.like_first(x))
                 except Exception as error:  # whatever a trace cannot do, autograd may
                     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                     continue
-                self._cut(trial.images_at_once(examples.x))
-                parts = self._network, self._loss, self._batches
-                traced = Traced(*parts, block_size=width, compiled=self._compile)
+                if batches is not self._batches:
+                    self._batches, self._partition = batches, None
                 return self.plan.start(traced, "" if blocks else f"columns one by one: {reason}")
         return self.plan.untraced(reason)
 
-    def _cut(self, images: int | None) -> None:
-        """Go on in smaller batches, if so many images at once are faster and the user left it."""
+    def _cut(self, images: int | None) -> Batches:
+        """Smaller batches, if so many images at once are faster and the choice was left to us."""
         free = self._batch_size is None and self.device.type == "cpu" and not self._depends_on_cut()
-        if free and images is not None and images < EXAMPLES:
-            self._batches = self._batches.cut(images)
-            self._partition = None
+        if free and images is not None and images < BATCH:
+            return self._batches.cut(images)
+        return self._batches
 
     def _depends_on_cut(self) -> bool:
         """Whether another way of cutting the data into batches gives another matrix."""

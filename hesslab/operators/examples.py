@@ -13,6 +13,7 @@ from hesslab.operators.base import Operator
 from hesslab.operators.checks import (
     ALLOWED,
     check_fixed,
+    check_loss,
     check_sum,
     check_symmetric,
     largest_difference,
@@ -52,6 +53,9 @@ class Examples:
             ValueError: it is not symmetric, or no sum.
         """
         check_fixed(self.V[:, 1], self.AV[:, 0])
+        network, loss = self._operator._network, self._operator._loss
+        with self._operator._recording():
+            check_loss(loss, network.outputs(network.point, self.x), self.y)
         try:
             self._check()
         except ValueError:

@@ -45,10 +45,11 @@ class Network:
         refuse_random_layers(model)
         self._norms = Norms(model, batchnorm)
         self._model = model
-        named = dict(model.named_parameters())
-        chosen = choose(named, parameters)
-        check_parameters({name: named[name] for name in chosen}, named)
-        with torch.inference_mode(False), torch.no_grad():
+        # A forward on another thread lends the model other parameters for a while.
+        with EVALUATING, torch.inference_mode(False), torch.no_grad():
+            named = dict(model.named_parameters())
+            chosen = choose(named, parameters)
+            check_parameters({name: named[name] for name in chosen}, named)
             values = {name: tensor.detach().clone() for name, tensor in named.items()}
             self._buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
         self.point = {name: values.pop(name) for name in chosen}

@@ -34,6 +34,10 @@ def down(number):
     return 1 << (number.bit_length() - 1)
 
 
+def thirds(n):
+    return n // 3, 2 * n // 3 - n // 3, n - 2 * n // 3
+
+
 @pytest.mark.parametrize(
     ("width", "dtype", "expected"),
     [
@@ -48,13 +52,32 @@ def test_activations_of_images_stay_in_the_caches(width, dtype, expected):
     model, data = network(width=width).to(dtype), images(2 * wanted + 3, dtype)
     for build in (hl.Hessian, hl.GGN, hl.Fisher, hl.GradientCovariance):
         A = build(model, CE, data)
-        assert A.partition == (wanted, wanted, 3)
+        assert A.partition == thirds(2 * wanted + 3)
         whole = build(model, CE, data, batch_size=512)
         assert whole.partition == (2 * wanted + 3,)
         v = torch.ones(A.shape[1], dtype=dtype)
         apart = (A @ v - whole @ v).norm() / (whole @ v).norm()
         assert apart < (1e-4 if dtype == torch.float32 else 1e-12)
         assert copy.deepcopy(A).partition == A.partition
+
+
+def test_no_batch_of_one_example():
+    # A model that drops all dimensions of size one takes no single example.
+    model = nn.Sequential(*network(width=64)[:3]).double()
+    model.forward = lambda x, layers=model.forward: layers(x).squeeze()
+    for n in (8 * THREADS + 1, 57 * THREADS):
+        x, y = images(n, torch.float64)
+        H = hl.Hessian(model, CE, (x, y))
+        assert max(H.partition) <= down(8 * THREADS)
+        assert max(H.partition) - min(H.partition) <= 1
+        v = torch.ones(H.shape[0], dtype=torch.float64)
+        torch.testing.assert_close(H @ v, hl.Hessian(model, CE, (x, y), batch_size=n) @ v)
+
+
+def test_large_images_go_eight_at_once():
+    x = torch.randn(17, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    H = hl.Hessian(network(width=16 * THREADS), CE, (x, torch.arange(17) % 4))
+    assert H.partition == (5, 6, 6)
 
 
 def test_the_jacobian_is_cut_as_well():

@@ -561,3 +561,111 @@ def test_products_that_overlap_restore_the_kernels_of_attention(kernels):
     operators[1] @ ones(operators[1])
     thread.join()
     assert kernels() == [True] * len(KERNELS)
+
+
+# A function that changes unseen
+
+
+class Limited(nn.Module):
+    """What no fingerprint holds: a number that the forward finds in a class."""
+
+    limit = 10.0
+
+    def __init__(self):
+        super().__init__()
+        self.net = mlp()
+
+    def forward(self, x):
+        return self.net(x.clamp(-Limited.limit, Limited.limit))
+
+
+@pytest.mark.parametrize("operator", ["Hessian", "GGN"])
+def test_a_class_attribute_that_changes_between_two_operators(monkeypatch, operator):
+    model, x, y = Limited(), X.repeat(4, 1), Y.repeat(4)
+    x[:8] *= 0.1  # the examples that construction looks at do not reach the limit
+    build = getattr(hl, operator)
+    first = build(model, CE, (x, y))
+    monkeypatch.setattr(Limited, "limit", 0.5)
+    second = build(model, CE, (x, y))
+    dense = getattr(Case(model, CE, x, y), operator.lower())
+    torch.testing.assert_close(second @ ones(second), dense.sum(1), **EXACT)
+    monkeypatch.setattr(Limited, "limit", 10.0)
+    dense = getattr(Case(model, CE, x, y), operator.lower())
+    torch.testing.assert_close(first @ ones(first), dense.sum(1), **EXACT)
+
+
+class Tagger(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.gru = nn.Embedding(7, 5), nn.GRU(5, 6, batch_first=True)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(self.gru(self.embed(x))[0][:, -1])
+
+
+def test_a_model_of_tokens_that_changes_its_precision():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, x = Tagger(), torch.randint(0, 7, (N, 4))
+    hl.Hessian(model, CE, (x, Y))
+    G = hl.GGN(model.double(), CE, (x, Y))
+    torch.testing.assert_close(G @ ones(G), Case(model, CE, x, Y).ggn.sum(1), **EXACT)
+
+
+def test_a_frozen_bias_that_is_taken_away():
+    model = mlp()
+    model[0].bias.requires_grad_(False)
+    hl.Hessian(model, CE, (X, Y))
+    model[0].bias = None
+    check("Hessian", "hessian", model)
+
+
+# Losses of the user
+
+
+class Weighted(hl.losses.CrossEntropy):
+    def value(self, outputs, targets):
+        return WEIGHTS[targets] * super().value(outputs, targets)
+
+
+class Doubled(hl.losses.CrossEntropy):
+    def hessian_product(self, outputs, u, targets=None):
+        return 2 * super().hessian_product(outputs, u, targets)
+
+
+class Careful(hl.losses.CrossEntropy):
+    """All of its methods agree."""
+
+    def value(self, outputs, targets):
+        return 2 * super().value(outputs, targets)
+
+    def gradient(self, outputs, targets):
+        return 2 * super().gradient(outputs, targets)
+
+    def hessian_product(self, outputs, u, targets=None):
+        return 2 * super().hessian_product(outputs, u, targets)
+
+
+@pytest.mark.parametrize(("loss", "wrong"), [(Weighted, "gradient"), (Doubled, "hessian_product")])
+def test_closed_forms_that_are_not_derivatives(loss, wrong):
+    message = rf"{wrong} of CrossEntropy\(\) is not the derivative of its sum: they differ by"
+    with pytest.raises(ValueError, match=message):
+        hl.Hessian(mlp(), loss(), (X, Y))
+
+
+def test_closed_forms_that_are_derivatives():
+    H, twice = (hl.Hessian(mlp(), loss(), (X, Y)) for loss in (hl.losses.CrossEntropy, Careful))
+    torch.testing.assert_close(twice @ ones(H), 2 * (H @ ones(H)), **EXACT)
+
+
+def in_place(outputs, targets):
+    outputs -= outputs.max(1, keepdim=True).values.detach()
+    return nn.functional.cross_entropy(outputs, targets)
+
+
+@pytest.mark.parametrize("operator", ["Hessian", "GGN", "GradientCovariance"])
+def test_a_loss_that_works_in_place(operator):
+    build = getattr(hl, operator)
+    A, same = (build(mlp(), loss, (X, Y)) for loss in (in_place, CE))
+    torch.testing.assert_close(A @ ones(A), same @ ones(A), **EXACT)

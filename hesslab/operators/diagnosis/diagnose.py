@@ -13,7 +13,7 @@ from hesslab.operators.curvature import Curvature
 from hesslab.operators.diagnosis.measure import AT_HAND, Bench, cores
 from hesslab.operators.diagnosis.verdict import RUN, Cause, Facts, judge, shares
 from hesslab.operators.diagnosis.watch import STAGES
-from hesslab.operators.engine.programs import made_anew
+from hesslab.operators.engine.programs import hidden_programs
 from hesslab.operators.jacobian import NTK, Jacobian
 from hesslab.operators.plan import megabytes
 
@@ -153,7 +153,7 @@ def diagnose(operator: Any, *, seed: int = 0) -> Diagnosis:
     A = _of_network(operator)
     if A._is_empty:
         raise ValueError("this process has no data to look at; diagnose on a rank that has some")
-    with made_anew(A._network.model), torch.inference_mode(False):
+    with hidden_programs(A._network.model), torch.inference_mode(False):
         bench = Bench(A, seed)
         try:
             return _found(operator, bench, seed, start)

@@ -18,7 +18,6 @@ from hesslab.operators.engine.graph import (
     between,
     dependent,
     module,
-    operands,
 )
 from hesslab.operators.engine.linear import Linear
 from hesslab.operators.engine.normalise import DATA
@@ -85,8 +84,7 @@ class Net:
     """The part of a forward that reads the data, as a graph of its own.
 
     Args:
-        head: the graph of the whole forward.
-        q: its nodes that the net reads.
+        q: nodes of the whole forward that the net reads.
         x: the node of the data.
         output: the node of the outputs.
         channels_last: lay images out so; weights among q are.
@@ -97,18 +95,12 @@ class Net:
         output: its node of the outputs.
     """
 
-    def __init__(
-        self, head: Graph, q: Sequence[Node], x: Node, output: Node, *, channels_last: bool
-    ) -> None:
+    def __init__(self, q: Sequence[Node], x: Node, output: Node, *, channels_last: bool) -> None:
         copy = Copy()
         b, env = copy.graph, copy.env
         self.x = b.input(DATA, x.meta["val"], data=True)
         self.q = [b.input(f"q{i}", node.meta["val"]) for i, node in enumerate(q)]
         env.update(zip(q, self.q, strict=True))
-        # What `_cut` has laid out anew is read under its old name.
-        env.update(
-            {operands(node)[0]: env[node] for node in q if node.target is aten.clone.default}
-        )
         env[x] = self.x
         if channels_last:
             env[x] = b.call(aten.clone.default, self.x, memory_format=torch.channels_last)

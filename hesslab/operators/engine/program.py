@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.fx import Node
 
 from hesslab.operators.engine import forward
-from hesslab.operators.engine.cache import images_at_once
 from hesslab.operators.engine.graph import (
     Copy,
     Graph,
@@ -29,9 +28,11 @@ from hesslab.operators.engine.graph import (
     between,
     dependent,
     module,
+    operands,
     shape,
     values_of,
 )
+from hesslab.operators.engine.images import images_of
 from hesslab.operators.engine.linear import Linear
 from hesslab.operators.engine.net import Jacobian, Net
 from hesslab.operators.engine.normalise import DATA, normalise
@@ -54,7 +55,7 @@ class Program:
         rows: of the largest matrix product; infinite where there are convolutions or batches of
             products.
         active: which of q depend on the parameters to differentiate by.
-        images_at_once: the examples of a batch that costs least on the CPU, or None.
+        images: what its examples ask of a batch, or None.
 
     Raises:
         Untraceable: the forward cannot be written as a graph.
@@ -82,12 +83,14 @@ class Program:
         products = [node for node in head.nodes if node.target is aten.mm.default]
         others = {aten.convolution.default, aten.bmm.default} & kinds
         self.rows = math.inf if others else max((shape(node)[0] for node in products), default=0)
-        size = sum(state[name].numel() for name in active)
-        self.images_at_once = images_at_once(between([output]), len(x), size)
-        self._head, self._q = head, _cut(head, output, channels_last=last)
+        size = sum(value.numel() for value in state.values())
+        self.images = images_of(between([output]), len(x), size)
+        front = _front(output)
+        self._head = head
+        self._q = [_channels_last(head, q) if last and len(shape(q)) == 4 else q for q in front]
         wanted = dependent(head.nodes, self._p)
         self.active = [i for i, node in enumerate(self._q) if node in wanted]
-        self._net = Net(head, self._q, inputs[DATA], output, channels_last=last)
+        self._net = Net(front, inputs[DATA], output, channels_last=last)
         self._hessians: dict[Any, Linear] = {}
         self.output = output.meta["val"]
         if not self.active or not output.meta["data"]:
@@ -200,8 +203,8 @@ class Program:
         return linear
 
 
-def _cut(b: Graph, output: Node, *, channels_last: bool) -> list[Node]:
-    """The nodes free of data that the rest reads; convolution weights in the layout wanted."""
+def _front(output: Node) -> list[Node]:
+    """The nodes free of data that the rest reads."""
     found: dict[Node, None] = {}
     seen: set[Node] = set()
     todo = [output]
@@ -215,12 +218,14 @@ def _cut(b: Graph, output: Node, *, channels_last: bool) -> list[Node]:
             todo.extend(reversed(node.all_input_nodes))
         else:
             found[node] = None
-    front = [node for node in found if not node.meta["data"]]
-    if not channels_last:
-        return front
-    return [
-        b.call(aten.clone.default, q, memory_format=torch.channels_last)
-        if len(shape(q)) == 4
-        else q
-        for q in front
-    ]
+    return list(found)
+
+
+def _channels_last(b: Graph, w: Node) -> Node:
+    """Weights of a convolution in the order of the images."""
+    if w.target is aten.mul.Tensor:
+        # Two orders in one product would cost several times as much: what is scaled is laid out.
+        x, scale = operands(w)
+        if shape(x) == shape(w) and shape(scale)[1:] == [1, 1, 1]:
+            return b.call(aten.mul.Tensor, _channels_last(b, x), scale)
+    return b.call(aten.clone.default, w, memory_format=torch.channels_last)

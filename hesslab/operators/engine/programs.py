@@ -21,15 +21,13 @@ _PROGRAMS: weakref.WeakKeyDictionary[Any, dict[Any, Program]] = weakref.WeakKeyD
 PROGRAMS = 32  # of one model; more come only from a model that changes all the time
 
 
-def program_of(network: Network, x: Tensor, *, compiled: bool, checked: bool) -> Program:
+def program_of(network: Network, x: Tensor, *, compiled: bool) -> Program:
     """The program of a network for batches of a shape; traced once as long as the model lives.
 
     Args:
         network: whose forward is traced.
-        x: a batch; only its shape matters.
+        x: a batch; a program that is there already must give its outputs, or is made anew.
         compiled: see `Program`.
-        checked: `forget_stale` has gone before; otherwise a program that is found must give the
-            outputs of x, or is made anew.
 
     Returns:
         The program.
@@ -37,9 +35,13 @@ def program_of(network: Network, x: Tensor, *, compiled: bool, checked: bool) ->
     Raises:
         Untraceable: there is none.
     """
-    known, kind = _known(network)
-    key = (kind, x.shape, x.dtype, x.device, compiled)
-    if key in known and (checked or _gives_the_outputs(known[key], network, x)):
+    model, kind = network.model, network.kind()
+    # Equal models need not be the same.
+    if kind is None or type(model).__hash__ is not object.__hash__:
+        return _traced(network, x, compiled=compiled)
+    known = _PROGRAMS.setdefault(model, {})
+    key = (kind, x.shape, x.dtype, network.dtype, x.device, compiled)
+    if key in known and _gives_the_outputs(known[key], network, x):
         return known[key]
     program = _traced(network, x, compiled=compiled)
     if not program.constants:  # what the forward has captured may be replaced unseen
@@ -49,26 +51,8 @@ def program_of(network: Network, x: Tensor, *, compiled: bool, checked: bool) ->
     return program
 
 
-def forget_stale(network: Network, x: Tensor) -> None:
-    """Drop the programs of a model that may be those of another function than its forward is now.
-
-    A forward may read what no fingerprint holds: globals, attributes of classes.
-
-    Args:
-        network: the model at any point.
-        x: a few examples; the program for their shape is compared with the forward.
-    """
-    known, kind = _known(network)
-    key = (kind, x.shape, x.dtype, x.device, False)
-    found = key in known
-    if not (found and _gives_the_outputs(known[key], network, x)):
-        for other in list(known):
-            if found or other[0] == kind:  # as old as what is wrong, or not to be compared
-                del known[other]
-
-
 @contextmanager
-def made_anew(model: Any) -> Iterator[None]:
+def hidden_programs(model: Any) -> Iterator[None]:
     """What was traced of a model is not found here, and is back on the way out."""
     before = _PROGRAMS.pop(model, None)
     try:
@@ -79,21 +63,18 @@ def made_anew(model: Any) -> Iterator[None]:
             _PROGRAMS[model] = before
 
 
-def _known(network: Network) -> tuple[dict[Any, Program], Any]:
-    """The programs that may serve a network, and what tells them apart besides batches."""
-    model, kind = network.model, network.kind()
-    # Equal models need not be the same.
-    if kind is None or type(model).__hash__ is not object.__hash__:
-        return {}, kind
-    return _PROGRAMS.setdefault(model, {}), kind
-
-
 def _gives_the_outputs(program: Program, network: Network, x: Tensor) -> bool:
+    # A forward may read what no fingerprint holds: globals, attributes of classes.
     state = network.state()
     with torch.no_grad():
-        q = program.head(*(state[name] for name in program.names))
-        (ours,) = program.outputs(*q, x)
         theirs = network.outputs(network.point, x)
+        try:
+            q = program.head(*(state[name] for name in program.names))
+            (ours,) = program.outputs(*q, x)
+        except (RuntimeError, KeyError):  # it was of another model in all but its fingerprint
+            return False
+    if ours.shape != theirs.shape:
+        return False
     allowed = torch.finfo(theirs.dtype).eps ** 0.5 * theirs.norm()
     return bool((ours - theirs).norm() <= allowed)
 

@@ -31,7 +31,6 @@ class Traced:
         block_size: columns that are multiplied at once by ``torch.func.vmap``; 1 takes one after
             the other.
         compiled: whether products that read residuals go through torch.compile.
-        checked: that programs are not stale; see `program_of`.
 
     Attributes:
         keep: the next product keeps its residuals for those after it.
@@ -50,13 +49,12 @@ class Traced:
         *,
         block_size: int = 1,
         compiled: bool = False,
-        checked: bool = True,
     ) -> None:
         self._network, self._loss, self._source = network, loss, batches
         self._points: dict[Any, Point] = {}
         self._kept: list[Batch] | None = None
         self.block_size = block_size
-        self._compiled, self._checked = compiled, checked
+        self._compiled = compiled
         self.keep = self.lean = self.on_host = self.seen = False
         self.limit, self.exceeded = sys.maxsize, 0
 
@@ -185,7 +183,6 @@ class Traced:
             self._source,
             block_size=self.block_size,
             compiled=self._compiled,
-            checked=False,
         )
 
     def rows(self, x: Tensor) -> float:
@@ -193,8 +190,17 @@ class Traced:
         return self._point(x).program.rows
 
     def images_at_once(self, x: Tensor) -> int | None:
-        """The examples of a batch that costs least on the CPU; see `Program`."""
-        return self._point(x).program.images_at_once
+        """The examples of a batch that costs least on the CPU; None without convolutions."""
+        images = self._point(x).program.images
+        return None if images is None else images.at_once()
+
+    def start(self, x: Tensor) -> None:
+        """Make the program for batches like ``x``, or see that the one that is there serves.
+
+        Raises:
+            Untraceable: there is none.
+        """
+        self._point(x)
 
     def residual_bytes(self, kind: Kind, x: Tensor, y: Tensor, *, lean: bool) -> int:
         """The memory that a batch like ``(x, y)`` takes from one product to the next."""
@@ -281,8 +287,7 @@ class Traced:
         if key not in self._points:
             if len(self._points) == SHAPES:
                 raise Untraceable(f"batches of more than {SHAPES} shapes, each to be traced")
-            options = {"compiled": self._compiled, "checked": self._checked}
-            program = program_of(self._network, x, **options)
+            program = program_of(self._network, x, compiled=self._compiled)
             self._points[key] = Point(program, self._network.state(), list(self._network.point))
         return self._points[key]
 
