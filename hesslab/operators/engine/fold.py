@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch.fx import Node
 
 from hesslab.operators.engine.graph import Graph, operands, shape
 from hesslab.operators.engine.operations import aten, reshape
+
+# More weights than so many for each number that they make of an example are not scaled in place of
+# these numbers: for a batch of 256 that is no less work.
+WEIGHTS = 256
 
 
 def per_channel(node: Node, x: Any, s: Any) -> bool:
@@ -19,6 +24,8 @@ def per_channel(node: Node, x: Any, s: Any) -> bool:
     if x.target is not aten.convolution.default or operands(x)[6]:  # a transposed one
         return False
     if s.meta["val"].dtype != x.meta["val"].dtype:
+        return False
+    if math.prod(shape(operands(x)[1])) > WEIGHTS * math.prod(shape(x)[1:]):
         return False
     channels, spatial = shape(x)[1], len(shape(x)) - 2
     return shape(s) in ([channels] + [1] * spatial, [1, channels] + [1] * spatial)

@@ -12,7 +12,7 @@ parameters as they are. With the outputs f = net(q, x) and q = head(p):
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -39,6 +39,10 @@ from hesslab.operators.engine.normalise import DATA, normalise
 from hesslab.operators.engine.operations import VIEWS, aten
 from hesslab.operators.engine.reverse import pullback
 from hesslab.operators.engine.trace import trace
+
+# Numbers made of an example for each weight, from which on convolutions on the CPU take less time
+# with the channels last. Measured: 0.7 with ResNet-20, which gains; 0.02 with VGG-11, which loses.
+PIXELS = 0.1
 
 
 class Program:
@@ -79,7 +83,7 @@ class Program:
         if any(torch.is_complex(value) for node in head.nodes for value in values_of(node)):
             raise Untraceable("complex numbers")
         kinds = {node.target for node in head.nodes}
-        last = x.device.type == "cpu" and x.ndim == 4 and aten.convolution.default in kinds
+        last = x.device.type == "cpu" and x.ndim == 4 and _many_pixels(between([output]))
         products = [node for node in head.nodes if node.target is aten.mm.default]
         others = {aten.convolution.default, aten.bmm.default} & kinds
         self.rows = math.inf if others else max((shape(node)[0] for node in products), default=0)
@@ -201,6 +205,14 @@ class Program:
         if shared:
             self._hessians[key] = linear
         return linear
+
+
+def _many_pixels(nodes: Iterable[Node]) -> bool:
+    """Whether what convolutions make of an example is much, in comparison with their weights."""
+    convolutions = [n for n in nodes if n.target is aten.convolution.default and n.meta["data"]]
+    made = sum(math.prod(shape(node)[1:]) for node in convolutions)
+    weights = sum(math.prod(shape(operands(node)[1])) for node in convolutions)
+    return bool(convolutions) and made >= PIXELS * weights
 
 
 def _front(output: Node) -> list[Node]:

@@ -77,7 +77,15 @@ class _Layouts(Interpreter):
         return result
 
 
-@pytest.mark.parametrize("build_model", [lambda: hl.models.resnet(8), lambda: hl.models.vgg(11)])
+def pooled():
+    return nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(1)),
+        *(nn.Flatten(), nn.Linear(8, 10)),
+    )
+
+
+@pytest.mark.parametrize("build_model", [lambda: hl.models.resnet(8), pooled])
 @pytest.mark.parametrize("operator", ["Hessian", "GGN"])
 def test_all_images_of_a_product_lie_with_their_channels_together(
     monkeypatch, build_model, operator
@@ -100,3 +108,16 @@ def test_all_images_of_a_product_lie_with_their_channels_together(
     A @ v
     assert len(ran) > 2
     assert not any(ran), ran
+
+
+def test_where_weights_are_many_they_are_neither_scaled_nor_laid_out_anew():
+    # 151,552 numbers of an image, 9.2 million weights; the first layer has few of them.
+    torch.manual_seed(0)
+    x, y = torch.randn(2, 3, 32, 32), torch.arange(2)
+    H = hl.Hessian(hl.models.vgg(11).eval(), hl.losses.CrossEntropy(), (x, y))
+    H @ torch.ones(H.shape[0])
+    (point,) = H.plan.traced._points.values()
+    weights = [q for q in point.q if q.ndim == 4]
+    given = {p.data_ptr() for p in H._network.point.values()}
+    assert [q.data_ptr() in given for q in weights] == [False] * 5 + [True] * 3
+    assert all(q.is_contiguous() for q in weights)
