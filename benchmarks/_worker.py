@@ -47,6 +47,7 @@ def timings(job: dict[str, Any], s: Setting) -> dict[str, Any]:
     gradient = unit(s)
     gradient()
     slow = seconds(gradient, device) > LONG
+    job = {**job, "least": 2} if slow else job
     for candidate in ALL:
         if candidate.device not in (None, device) or (candidate in PEERS and not job["peers"]):
             continue
@@ -97,9 +98,10 @@ def _take_turns(
     once = statistics.median(seconds(runs[UNIT.name], device) for _ in range(5))
     number = max(1, math.ceil(SHORTEST / once)) if device == "cpu" else 5
     taken: dict[str, list[float]] = {candidate.name: [] for candidate in present}
-    least = job["least"] if once < LONG else 2
     started, rounds = time.monotonic(), 0
-    while rounds < least or (rounds < job["most"] and time.monotonic() - started < job["budget"]):
+    while rounds < job["least"] or (
+        rounds < job["most"] and time.monotonic() - started < job["budget"]
+    ):
         gc.collect()
         # A block costs as much as a dozen vectors: every fourth round must do.
         due = [candidate for candidate in present if not candidate.block or rounds % 4 == 0]

@@ -82,15 +82,20 @@ def check_sum(gradient: Callable[[slice], Tensor], count: int, *, along: int | N
         )
 
 
-def check_loss(loss: Loss, outputs: Tensor, y: Tensor) -> None:
+def check_loss(loss: Loss, outputs: Callable[[], Tensor], y: Tensor) -> None:
     """Refuse a loss of somebody else whose closed forms are not the derivatives of its sum.
+
+    Args:
+        loss: one of this package, which tests cover, needs no outputs.
+        outputs: computes those of some examples.
+        y: their targets.
 
     Raises:
         ValueError: they are not.
     """
     if type(loss).__module__.partition(".")[0] == __name__.partition(".")[0]:
         return
-    f = outputs.detach().double().requires_grad_()
+    f = outputs().detach().double().requires_grad_()
     y = y.double() if y.is_floating_point() else y
     u = torch.randn(f.shape, generator=torch.Generator().manual_seed(0)).to(f)
     with torch.enable_grad():

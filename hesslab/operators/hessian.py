@@ -17,7 +17,7 @@ class Hessian(Curvature):
     `Curvature`.
 
     Cost: one pass. For a ResNet-20 on the CPU 2.4 gradients at first, and 1.6 from the product that
-    finds residuals on, for each column; by autograd 3.6 for a vector and 2.7 for each further
+    finds residuals on, for each column; by autograd 3.3 for a vector and 2.2 for each further
     column of a block. The page "What does a product cost?" has the record.
     Source: Pearlmutter (1994), Fast exact multiplication by the Hessian.
 

@@ -27,6 +27,7 @@ from hesslab.training.optimizers import (
 from hesslab.training.run import Run
 
 
+# More lines than a function should have: two thirds are the docstring of thirteen arguments.
 def fit(
     model: nn.Module,
     loss: LossLike,

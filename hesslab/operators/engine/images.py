@@ -14,7 +14,7 @@ from hesslab.operators.engine.operations import aten
 
 ACTIVATION = 1 << 21  # bytes of one activation of a batch, for each thread
 USES = 2048  # of each parameter by a batch; with fewer, the parameters are what is waited for
-LEAST = 8
+LEAST = 8  # examples: fewer would be calls of torch more than arithmetic
 
 
 @dataclass(frozen=True)
