@@ -1,3 +1,15 @@
-from .lanczos import Eigenpairs as Eigenpairs
-from .lanczos import eigsh as eigsh
+from .density import Energies as Energies
+from .density import SpectralDensity as SpectralDensity
+from .eigsh import Eigenpairs as Eigenpairs
+from .eigsh import eigsh as eigsh
+from .estimate import Estimate as Estimate
+from .lanczos import LanczosFactorization as LanczosFactorization
+from .lanczos import lanczos as lanczos
+from .low_rank import LowRank as LowRank
+from .low_rank import low_rank as low_rank
 from .matrix import MatrixLike as MatrixLike
+from .quadrature import spectral_density as spectral_density
+from .refine import refine_eigenvector as refine_eigenvector
+from .trace import diagonal as diagonal
+from .trace import energy as energy
+from .trace import trace as trace

@@ -1,244 +1,166 @@
-"""Extreme eigenpairs by thick-restart Lanczos with full reorthogonalisation."""
+"""The Lanczos factorisation of a symmetric matrix."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from hesslab.linalg.matrix import Counted, MatrixLike, asymmetry
-
-End = Literal["largest", "smallest", "both"]
+from hesslab.linalg.basis import KrylovBasis, Storage, random_direction
+from hesslab.linalg.matrix import Counted, MatrixLike
+from hesslab.linalg.progress import OnCheckpoint, Progress, State
 
 
 @dataclass(frozen=True, eq=False)
-class Eigenpairs:
-    r"""Eigenvalues and -vectors of a symmetric matrix, with their errors and their price.
+class LanczosFactorization:
+    r"""A matrix in a Krylov space: :math:`A V = V T + \beta_m v_m e_m^T`.
 
     Attributes:
-        values: ``[k]`` float64, descending, in the units of the matrix.
-        vectors: ``[P, k]`` orthonormal, in the matrix's dtype; the entry of largest modulus of
-            each is positive.
-        residuals: ``[k]`` float64, :math:`\|A v_i - \lambda_i v_i\|` from a real product; some
-            eigenvalue of the matrix lies within that distance of ``values[i]``.
-        converged: ``[k]`` bool, residual below ``rtol`` times the largest modulus.
-        products: how many products with the matrix were taken, checks included.
-        seconds: wall time.
+        diagonal: ``[m]`` float64, of the tridiagonal T.
+        off_diagonal: ``[m - 1]`` float64, not negative; a zero is where the space became invariant
+            and went on with a random direction.
+        coupling: :math:`\beta_m`, what the last product added to the space.
+        vectors: ``[P, m]``, V: orthonormal columns, float64 where memory allowed, else float32.
+        next_vector: ``[P]`` float64, :math:`v_m`.
+        orthogonality: :math:`\|V^T V - I\|_2`, measured.
+        products: how many products with the matrix were taken.
+        seconds: wall time of this call.
         seed: of the start vector.
     """
 
-    values: Tensor
+    diagonal: Tensor
+    off_diagonal: Tensor
+    coupling: float
     vectors: Tensor
-    residuals: Tensor
-    converged: Tensor
+    next_vector: Tensor
+    orthogonality: float
     products: int
     seconds: float
     seed: int
 
     def __repr__(self) -> str:
-        first = ", ".join(f"{v:.4g}" for v in self.values[:4].tolist())
-        more = ", ..." if len(self.values) > 4 else ""
-        done = int(self.converged.sum())
+        P, m = self.vectors.shape
         return (
-            f"Eigenpairs([{first}{more}], residuals <= {float(self.residuals.max()):.1e}, "
-            f"{done} of {len(self.values)} converged, {self.products} products)"
+            f"LanczosFactorization({m} steps, P = {P}, orthogonal to {self.orthogonality:.1e}, "
+            f"{self.products} products)"
         )
 
+    def to_dense(self) -> Tensor:
+        """T, ``[m, m]`` float64."""
+        off = self.off_diagonal
+        return torch.diag(self.diagonal) + torch.diag(off, 1) + torch.diag(off, -1)
 
-def eigsh(
+    def ritz(self) -> tuple[Tensor, Tensor]:
+        """Ritz values ``[m]`` descending, and their residuals ``[m]``: distances to eigenvalues."""
+        values, weights = torch.linalg.eigh(self.to_dense())
+        return values.flip(0), (self.coupling * weights[-1]).abs().flip(0)
+
+
+def lanczos(
     A: MatrixLike | np.ndarray[Any, Any],
-    k: int,
+    steps: int,
     *,
-    which: End = "largest",
-    rtol: float = 1e-5,
-    max_products: int | None = None,
+    start: Tensor | None = None,
     seed: int = 0,
-) -> Eigenpairs:
-    r"""The k extreme eigenpairs of a symmetric matrix that is known only by its products.
+    memory_limit: int | None = None,
+    state: State | None = None,
+    on_checkpoint: OnCheckpoint | None = None,
+    checkpoint_every: int = 10,
+) -> LanczosFactorization:
+    r"""The projection of a symmetric matrix on a Krylov space, with all basis vectors kept.
 
-    Keeps a float64 basis of a Krylov space, orthogonal to rounding, and restarts it from the best
-    Ritz vectors when it is full. Pairs that have not converged when the products run out are
-    returned with ``converged`` False and their residual. Of an eigenvalue that occurs several
-    times, one copy is found.
+    Products are taken in the matrix's precision, all inner products in float64. Each new vector is
+    made orthogonal to the whole basis, so no eigenvalue appears twice. The basis lives on the
+    matrix's device, or on the host, in float64 or, if that is too much, in float32.
 
     Args:
         A: symmetric ``[P, P]``: an operator, a tensor, anything with shape, dtype, device, ``@``.
-        k: number of pairs, 1 <= k <= P.
-        which: end of the spectrum, by sign and not by modulus; "both" takes the upper half of the
-            k (rounded up) from the top and the rest from the bottom.
-        rtol: residual that counts as converged, relative to the largest modulus. In float32
-            products are good to about 1e-6.
-        max_products: limit, at least 2 k + 1; None means ``20 k + 200``.
-        seed: of the start vector.
+        steps: number of products, at most P.
+        start: ``[P]``, the first direction; None draws one with `seed`.
+        seed: of the start, and of directions in which it goes on from an invariant space.
+        memory_limit: bytes for the basis; None means a quarter of the memory.
+        state: what an interrupted call handed to `on_checkpoint`; the result is the same to the
+            bit as without the interruption. ``steps`` may be another one.
+        on_checkpoint: called with such a state every `checkpoint_every` steps and at Ctrl-C. It
+            holds views: save it (``torch.save``) before returning.
+        checkpoint_every: steps.
 
     Returns:
-        `Eigenpairs`, values descending.
+        `LanczosFactorization`.
 
     Raises:
-        ValueError: k, rtol or A is out of range, or A is not symmetric.
-        NotFinite: a product is NaN or infinite.
+        ValueError: an argument is out of range, A is not symmetric, or the state is another's.
+        NotFinite: a product is NaN or infinite; the message has its number.
+        MemoryError: the basis does not fit into memory_limit, not even in float32.
 
-    Cost: typically 2k + 30 products for isolated eigenvalues, k of them to verify;
-    memory ``8 P (2 k + 21)`` bytes.
-    Source: Wu and Simon (2000), Thick-restart Lanczos method for large symmetric eigenproblems.
+    Cost: ``steps`` products; memory ``8 P (steps + 1)`` bytes.
+    Source: Lanczos (1950); Parlett, The Symmetric Eigenvalue Problem, chapter 13.
     """
-    if isinstance(A, np.ndarray):
-        A = torch.from_numpy(A)
-    start = time.perf_counter()
     multiply = Counted(A)
     P = multiply.size
-    limit = 20 * k + 200 if max_products is None else max_products
-    _check_request(k, P, which, rtol, limit)
-    k = int(k)
-    basis = _Basis(multiply, min(P, 2 * k + 20), A.dtype, torch.Generator().manual_seed(seed))
-    with tqdm(unit=" products", desc="eigsh", disable=None, leave=False) as bar:
-        while True:
-            ritz, weights, residuals = basis.ritz()
-            wanted = _wanted(len(ritz), k, which)
-            done = len(ritz) >= k and bool(
-                (residuals[wanted] <= 0.5 * rtol * ritz.abs().max()).all()
-            )
-            left = limit - k - multiply.products
-            if done or basis.is_whole or left < 1:
-                break
-            basis.extend(
-                min(4, left), keep=_wanted(len(ritz), min(len(ritz), (3 * k) // 2 + 4), which)
-            )
-            bar.set_postfix_str(f"residual {float(residuals[wanted].max()):.1e}")
-            bar.update(multiply.products - bar.n)
-    vectors = basis.vectors(weights[:, wanted])
-    errors = (multiply(vectors) - vectors * ritz[wanted]).norm(dim=0)
-    scale = float(ritz.abs().max())
-    return Eigenpairs(
-        values=ritz[wanted],
-        vectors=_fix_signs(vectors).to(A.dtype),
-        residuals=errors,
-        converged=errors <= rtol * scale,
+    if steps != int(steps) or not 1 <= steps <= P:
+        raise ValueError(f"steps={steps} is out of range: expected 1 <= steps <= {P}, A's size")
+    generator = torch.Generator().manual_seed(seed)
+    basis = KrylovBasis(
+        direction_of(start, multiply, generator),
+        int(steps),
+        Storage.of(int(steps) + 1, P, multiply.device, memory_limit),
+        tolerance=multiply.rounding,
+        generator=generator,
+    )
+    request = {"P": P, "dtype": str(multiply.dtype), "seed": seed}
+    progress = Progress(
+        "lanczos",
+        int(steps),
+        request,
+        lambda: {"basis": basis.state(), "products": multiply.products},
+        on_checkpoint,
+        checkpoint_every,
+    )
+    with progress:
+        if state is not None:
+            progress.check(state)
+            basis.load(state["basis"])
+            multiply.products = state["products"]
+        while basis.size < steps:
+            basis.absorb(multiply(basis.direction))
+            progress.step(multiply.products)
+    n = basis.size
+    T = basis.T[:n, :n]
+    return LanczosFactorization(
+        diagonal=T.diagonal().clone(),
+        off_diagonal=T.diagonal(1).clone(),
+        coupling=basis.coupling,
+        vectors=basis.rows.first(n).T,
+        next_vector=torch.zeros_like(basis.rows[0]) if basis.is_whole else basis.direction,
+        orthogonality=basis.rows.orthogonality(n),
         products=multiply.products,
-        seconds=time.perf_counter() - start,
+        seconds=progress.seconds,
         seed=seed,
     )
 
 
-def _check_request(k: int, P: int, which: str, rtol: float, limit: int) -> None:
-    """Refuse what cannot be computed, with the range that can."""
-    if k != int(k) or not 1 <= k <= P:
-        raise ValueError(f"k={k} is out of range: A has {P} eigenvalues, expected 1 <= k <= {P}")
-    if which not in ("largest", "smallest", "both"):
-        raise ValueError(f'which={which!r}; expected "largest", "smallest" or "both"')
-    if not 0 < rtol < 1:
-        raise ValueError(f"rtol={rtol} is out of range: expected 0 < rtol < 1")
-    if limit < 2 * k + 1:
-        raise ValueError(
-            f"max_products={limit} is out of range: {k} pairs take {k} products, as many to verify "
-            f"them and one to check the symmetry; expected at least {2 * k + 1}"
-        )
+def direction_of(start: Tensor | None, multiply: Counted, generator: torch.Generator) -> Tensor:
+    """Where to begin: at random, or with the sum of the columns of ``start``.
 
+    Returns:
+        ``[P]``, not normalised.
 
-class _Basis:
-    """An orthonormal basis of a Krylov space and the matrix in it, restarted when full.
-
-    Rows 0..n-1 of ``V`` span the space, row n is the next direction; ``T`` is the projection:
-    tridiagonal, but for an arrow after a restart.
+    Raises:
+        ValueError: ``start`` does not fit the matrix, or is zero.
     """
-
-    def __init__(
-        self, multiply: Counted, capacity: int, dtype: torch.dtype, generator: torch.Generator
-    ) -> None:
-        self._multiply = multiply
-        self._generator = generator
-        v, u = multiply.random_unit(generator), multiply.random_unit(generator)
-        self._first_product: Tensor | None = multiply(v)
-        apart = asymmetry(u, multiply(u), v, self._first_product)
-        if apart > torch.finfo(dtype).eps ** 0.5:
-            raise ValueError(
-                f"A is not symmetric: u.Av - v.Au is {apart:.1e} of the norms for random u, v; "
-                "its eigenvalues may be complex. Symmetrise it, or use A.T @ A for singular values"
-            )
-        self._V = torch.zeros(capacity + 1, multiply.size, dtype=v.dtype, device=v.device)
-        self._V[0] = v
-        self._T = torch.zeros(capacity + 1, capacity + 1, dtype=v.dtype)
-        self._n = 0
-        self._step()
-
-    @property
-    def is_whole(self) -> bool:
-        """The space is all of R^P: its Ritz values are the eigenvalues."""
-        return self._n == self._multiply.size
-
-    def ritz(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Ritz values ``[n]`` descending, weights ``[n, n]`` (columns), residual estimates."""
-        n = self._n
-        values, weights = torch.linalg.eigh(self._T[:n, :n])
-        values, weights = values.flip(0), weights.flip(1)
-        coupling = 0.0 if self.is_whole else float(self._T[n, n - 1])
-        residuals = (coupling * weights[-1]).abs()
-        device = self._V.device
-        return values.to(device), weights.to(device), residuals.to(device)
-
-    def vectors(self, weights: Tensor) -> Tensor:
-        """Ritz vectors ``[P, k]`` of columns of weights ``[n, k]``."""
-        return self._V[: self._n].T @ weights
-
-    def extend(self, steps: int, keep: Tensor) -> None:
-        """Take up to ``steps`` further products; restart from the Ritz vectors ``keep`` if full."""
-        if self._n == len(self._V) - 1:
-            self._restart(keep)
-        for _ in range(steps):
-            if self._n == len(self._V) - 1:
-                return
-            self._step()
-
-    def _step(self) -> None:
-        """One product with the newest vector, orthogonalised twice against all."""
-        n, V = self._n, self._V
-        if self._first_product is None:
-            w = self._multiply(V[n])
-        else:
-            w, self._first_product = self._first_product, None
-        self._T[n, n] = float(V[n] @ w)
-        size = float(w.norm())
-        w = self._orthogonal(w, n + 1)
-        beta = float(w.norm())
-        self._n = n + 1
-        if self.is_whole:
-            return
-        if beta <= 1e-13 * size or size == 0.0:  # an invariant space: go on somewhere new
-            beta = 0.0
-            w = self._orthogonal(self._multiply.random_unit(self._generator), n + 1)
-        V[n + 1] = w / w.norm()
-        self._T[n, n + 1] = self._T[n + 1, n] = beta
-
-    def _orthogonal(self, w: Tensor, n: int) -> Tensor:
-        for _ in range(2):  # the second pass removes what the first leaves by rounding
-            w = w - self._V[:n].T @ (self._V[:n] @ w)
-        return w
-
-    def _restart(self, keep: Tensor) -> None:
-        """Wu and Simon: the kept Ritz vectors, the next direction, and the arrow between them."""
-        n, kept = self._n, len(keep)
-        values, weights, _ = self.ritz()
-        arrow = self._T[n, n - 1] * weights[-1, keep].cpu()
-        self._V[:kept] = (self.vectors(weights[:, keep])).T
-        self._V[kept] = self._V[n]
-        self._T.zero_()
-        self._T[:kept, :kept] = torch.diag(values[keep].cpu())
-        self._T[kept, :kept] = self._T[:kept, kept] = arrow
-        self._n = kept
-
-
-def _wanted(n: int, k: int, which: End) -> Tensor:
-    """Indices of the k wanted of n descending values (all of them, where n < k)."""
-    k = min(k, n)
-    top = {"largest": k, "smallest": 0, "both": (k + 1) // 2}[which]
-    return torch.cat([torch.arange(top), torch.arange(n - (k - top), n)])
-
-
-def _fix_signs(vectors: Tensor) -> Tensor:
-    largest = vectors.abs().argmax(0, keepdim=True)
-    return vectors * vectors.gather(0, largest).sign()
+    if start is None:
+        return random_direction(multiply.size, generator)
+    if start.ndim not in (1, 2) or len(start) != multiply.size:
+        raise ValueError(
+            f"start has shape {tuple(start.shape)}; expected [{multiply.size}] or "
+            f"[{multiply.size}, j], vectors of A's size"
+        )
+    v = start.detach().double()
+    total = v if v.ndim == 1 else v.sum(1)
+    if not 0 < float(total.norm()) < float("inf"):
+        raise ValueError("start is zero, or holds NaN or infinite values; it is to be a direction")
+    return total

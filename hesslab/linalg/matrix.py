@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,32 +31,37 @@ class MatrixLike(Protocol):
 
 
 class Counted:
-    """Products in the matrix's own precision, handed on in float64, counted and checked."""
+    """Products in the matrix's own precision, handed on in float64, counted and checked.
 
-    def __init__(self, A: MatrixLike) -> None:
+    Attributes:
+        matrix: what multiplies.
+        size: P.
+        products: made so far; a block counts once for each column.
+        rounding: an asymmetry, relative to the norm, that may be one of rounding.
+    """
+
+    def __init__(self, A: MatrixLike | np.ndarray[Any, Any]) -> None:
+        if isinstance(A, np.ndarray):
+            A = torch.from_numpy(A)
         if len(A.shape) != 2 or A.shape[0] != A.shape[1]:
             raise ValueError(
                 f"A has shape {tuple(A.shape)}; eigenpairs need a square symmetric matrix"
             )
         if A.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"A is {A.dtype}; expected a real floating-point matrix, 32 or 64 bit")
-        self._A = A
+        self.matrix = A
         self.size = int(A.shape[0])
+        self.dtype, self.device = A.dtype, A.device
+        self.rounding = torch.finfo(A.dtype).eps ** 0.5  # an asymmetry that may be one of rounding
         self.products = 0
 
     def __call__(self, v: Tensor) -> Tensor:
         """``A @ v`` for a float64 ``[P]`` or ``[P, K]``, in float64."""
-        product: Tensor = (self._A @ v.to(self._A.dtype)).double()
+        product: Tensor = (self.matrix @ v.to(self.device, self.dtype)).double()
         self.products += 1 if v.ndim == 1 else v.shape[1]
         if not all_finite(product):
             raise NotFinite(f"product {self.products} with A is NaN or infinite")
         return product
-
-    def random_unit(self, generator: torch.Generator) -> Tensor:
-        """A random direction ``[P]`` in float64, the same on every device."""
-        v = torch.randn(self.size, generator=generator, dtype=torch.float64)
-        unit: Tensor = (v / v.norm()).to(self._A.device)
-        return unit
 
 
 def all_finite(tensor: Tensor) -> bool:

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import copy
-import os
 import textwrap
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from hesslab._memory import megabytes, quarter
 from hesslab.operators.engine.traced import Kind, Traced
 from hesslab.operators.network import Network
 
 Mode = Literal["auto", "stream", "cache"]
-CONTAINER_LIMITS = (  # of the two versions of Linux's control groups
-    "/sys/fs/cgroup/memory.max",
-    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-)
 ROWS_IN_BLOCKS = 128  # matrix products with more rows gain nothing from a block
 
 
@@ -213,7 +207,7 @@ class Plan:
 
     def limit(self, device: torch.device) -> int:
         """Bytes that may be kept in a device's memory."""
-        return (self._limit or _quarter(device)) // self._parts
+        return (self._limit or quarter(device)) // self._parts
 
 
 @dataclass(frozen=True)
@@ -268,19 +262,3 @@ def seconds_a_column(
 def _short(reason: str) -> str:
     """One line for the repr of what may be a message of torch."""
     return textwrap.shorten(reason, 160, placeholder=" ...")
-
-
-def megabytes(size: int) -> str:
-    """A number of bytes for people."""
-    return f"{size / 1e6:,.0f} MB" if size >= 1e6 else f"{size / 1e3:,.1f} kB"
-
-
-def _quarter(device: torch.device) -> int:
-    """A quarter of the device's memory, or of what a container may take of it."""
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory) // 4
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for path in CONTAINER_LIMITS:
-        with suppress(OSError, ValueError):  # not there, or "max"
-            found.append(int(Path(path).read_text(encoding="ascii")))
-    return min(found) // 4

@@ -1,184 +1,201 @@
-"""Extreme eigenpairs of matrices whose spectrum was chosen."""
+"""The Lanczos factorisation against its definition, and what interrupts it."""
+
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-import scipy.sparse.linalg
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import hesslab as hl
 from hesslab.errors import NotFinite
+from hesslab.linalg.basis import PIECE
+from tests.linalg.matrices import Failing, Rotated, like_a_network, symmetric
+
+lanczos = hl.linalg.lanczos
 
 
-def symmetric(values, seed=0):
-    """A dense float64 matrix with these eigenvalues and random eigenvectors."""
-    values = torch.as_tensor(values, dtype=torch.float64)
-    generator = torch.Generator().manual_seed(seed)
-    n = len(values)
-    Q = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64)).Q
-    A = (Q * values) @ Q.T
-    return (A + A.T) / 2
+def netlike(P):
+    return like_a_network(np.random.default_rng(0), P)
 
 
-def netlike(n, seed=0):
-    """Ten outliers above a bulk around zero with two negative ones, as networks have."""
-    generator = torch.Generator().manual_seed(seed)
-    bulk = 0.01 * torch.randn(n - 12, generator=generator, dtype=torch.float64)
-    ends = torch.logspace(1, 0, 10, dtype=torch.float64)
-    return torch.cat([ends, torch.tensor([-0.2, -0.1], dtype=torch.float64), bulk])
+@pytest.mark.parametrize("memory_limit", [None, 4 * 31 * 400], ids=["float64", "float32"])
+def test_the_factorisation_is_what_its_definition_says(memory_limit):
+    A = symmetric(netlike(400))
+    f = lanczos(A, 30, memory_limit=memory_limit)
+    V, T = f.vectors.double(), f.to_dense()
+    last = torch.zeros(30, dtype=torch.float64)
+    last[-1] = f.coupling
+    rounding = 1e-12 if memory_limit is None else 1e-5  # half a unit of float32, 30 steps
+    expected = V @ T + torch.outer(f.next_vector, last)
+    torch.testing.assert_close(A @ V, expected, rtol=0, atol=rounding * float(A.norm()))
+    measured = torch.linalg.matrix_norm(V.T @ V - torch.eye(30), ord=2)
+    assert f.orthogonality == pytest.approx(float(measured), rel=0.01, abs=1e-15)
+    assert f.orthogonality < rounding
+    assert f.vectors.dtype == (torch.float64 if memory_limit is None else torch.float32)
 
 
-class Counting:
-    """A matrix that counts its products and shows nothing else of itself."""
+def test_200_steps_are_orthogonal_and_no_eigenvalue_appears_twice():
+    values = netlike(20_000)
+    f = lanczos(Rotated(values, dtype=torch.float32), 200)
+    assert f.orthogonality <= 1e-10
+    found, residuals = f.ritz()
+    top = np.sort(values)[::-1][:5]
+    assert (residuals[:5] < 1e-5).all()
+    # products in float32: relative errors of about 1e-6
+    np.testing.assert_allclose(found[:5], top, rtol=1e-5)
 
-    def __init__(self, A):
-        self.A, self.shape, self.dtype, self.device = A, A.shape, A.dtype, A.device
-        self.products = 0
 
-    def __matmul__(self, v):
-        self.products += 1 if v.ndim == 1 else v.shape[1]
-        return self.A @ v
+def test_a_float32_basis_of_many_pieces_shows_no_ghosts():
+    values = np.concatenate([[100.0, 50.0], np.linspace(0, 1, PIECE)])
+    f = lanczos(Rotated(values), 40, memory_limit=4 * 41 * len(values))
+    assert f.vectors.dtype == torch.float32
+    assert f.orthogonality < 1e-5
+    found, _ = f.ritz()
+    assert int((found > 10).sum()) == 2
 
 
-@pytest.mark.parametrize("which", ["largest", "smallest", "both"])
+def test_moments_of_the_first_vector():
+    A = symmetric(netlike(300))
+    start = torch.randn(300, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    f = lanczos(A, 8, start=start)
+    v = start / start.norm()
+    T = f.to_dense()
+    x, power = v.clone(), torch.eye(8, dtype=torch.float64)
+    for _ in range(15):  # eight steps are exact up to degree 15
+        x, power = A @ x, power @ T
+        torch.testing.assert_close(power[0, 0], v @ x, rtol=1e-10, atol=0)
+
+
 @pytest.mark.parametrize(
     "values",
-    [
-        netlike(400),
-        torch.cat([torch.ones(3), torch.zeros(97)]) * torch.arange(100, 0, -1),
-        torch.linspace(-1, 1, 150),
-    ],
-    ids=["netlike", "rank 3", "uniform indefinite"],
+    [np.zeros(50), np.ones(50), np.repeat([3.0, 0.0, -2.0], [5, 40, 5]), np.arange(50) % 7],
+    ids=["zero", "identity", "three", "seven"],
 )
-def test_values_equal_dense_ones_and_residuals_bound_the_error(values, which):
-    A = symmetric(values)
-    k = 6
-    pairs = hl.linalg.eigsh(A, k, which=which, rtol=1e-8)
-    exact = torch.linalg.eigvalsh(A).flip(0)
-    top = {"largest": 6, "smallest": 0, "both": 3}[which]
-    expected = torch.cat([exact[:top], exact[len(exact) - (k - top) :]])
-    assert pairs.converged.all()
-    scale = float(exact.abs().max())
-    torch.testing.assert_close(pairs.values, expected, rtol=0, atol=1e-8 * scale)
-    true_residuals = (A @ pairs.vectors - pairs.vectors * pairs.values).norm(dim=0)
-    torch.testing.assert_close(pairs.residuals, true_residuals, rtol=1e-2, atol=1e-13 * scale)
-    nearest = (exact.unsqueeze(1) - pairs.values).abs().min(0).values
-    assert (nearest <= pairs.residuals + 1e-13 * scale).all()
-    gram = pairs.vectors.T @ pairs.vectors
-    torch.testing.assert_close(gram, torch.eye(k, dtype=torch.float64), rtol=0, atol=1e-11)
+def test_an_invariant_space_is_left_by_another_direction(values):
+    f = lanczos(symmetric(values), 50)
+    found, residuals = f.ritz()
+    np.testing.assert_allclose(found, np.sort(values)[::-1], atol=1e-12)
+    assert f.orthogonality < 1e-12
+    assert f.coupling == 0
+    assert (f.off_diagonal == 0).any()
+    assert (residuals == 0).all()
 
 
-@settings(max_examples=25, deadline=None)
-@given(
-    n=st.integers(1, 30),
-    seed=st.integers(0, 1000),
-    which=st.sampled_from(["largest", "smallest", "both"]),
-    data=st.data(),
-)
-def test_any_small_random_matrix(n, seed, which, data):
-    k = data.draw(st.integers(1, n))
-    values = torch.randn(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    pairs = hl.linalg.eigsh(symmetric(values, seed), k, which=which, rtol=1e-10, seed=seed)
-    exact = values.sort(descending=True).values
-    top = {"largest": k, "smallest": 0, "both": (k + 1) // 2}[which]
-    expected = torch.cat([exact[:top], exact[n - (k - top) :]])
-    torch.testing.assert_close(pairs.values, expected, rtol=0, atol=1e-9)
-    assert pairs.converged.all()
+def killed_at(A, product, saved, **options):
+    """Run until a product raises, keeping a copy of the last state handed out."""
+
+    def save(state):
+        torch.save(state, saved)
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        lanczos(
+            Failing(A, product, RuntimeError("power cut")),
+            on_checkpoint=save,
+            checkpoint_every=5,
+            **options,
+        )
+    return torch.load(saved, weights_only=True)
 
 
-def test_products_are_counted_and_few():
-    A = Counting(symmetric(netlike(2000)))
-    pairs = hl.linalg.eigsh(A, 10, rtol=1e-3)
-    assert pairs.products == A.products
-
-    used = []
-    operator = scipy.sparse.linalg.LinearOperator(
-        A.shape, matvec=lambda v: used.append(1) or (A.A.numpy() @ v), dtype=np.float64
-    )
-    scipy.sparse.linalg.eigsh(operator, 10, which="LA", tol=1e-3)
-    # ours counts one product for the symmetry check and ten that verify the residuals
-    assert pairs.products - 11 <= len(used)
-
-
-def test_ten_decades_the_top_converges_and_the_clustered_bottom_says_that_it_has_not():
-    values = torch.logspace(0, -10, 200, dtype=torch.float64)
-    A = symmetric(values)
-    pairs = hl.linalg.eigsh(A, 6, rtol=1e-8)
-    assert pairs.converged.all()
-    torch.testing.assert_close(pairs.values, values[:6], rtol=0, atol=1e-8)
-    bottom = hl.linalg.eigsh(A, 6, which="smallest", rtol=1e-8)
-    assert not bottom.converged.any()
-    distance = (values.unsqueeze(1) - bottom.values).abs().min(0).values
-    assert (distance <= bottom.residuals).all()
+@pytest.mark.parametrize("values", [netlike(500), np.arange(500) % 4], ids=["netlike", "four"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_resumed_run_equals_the_unbroken_one_to_the_bit(values, dtype, tmp_path):
+    A = symmetric(values).to(dtype)
+    whole = lanczos(A, 40, seed=3)
+    state = killed_at(A, 28, tmp_path / "state.pt", steps=40, seed=3)
+    assert state["products"] == 25
+    resumed = lanczos(A, 40, seed=3, state=state)
+    for name in ("diagonal", "off_diagonal", "vectors", "next_vector"):
+        assert torch.equal(getattr(whole, name), getattr(resumed, name)), name
+    assert resumed.coupling == whole.coupling
+    assert resumed.products == 40
 
 
-def test_no_ghost_copies_of_a_converged_eigenvalue():
-    A = symmetric(torch.cat([torch.tensor([100.0]), torch.linspace(0, 1, 199)]))
-    pairs = hl.linalg.eigsh(A, 20, rtol=1e-10, max_products=2000)
-    assert int((pairs.values > 50).sum()) == 1
+def test_a_killed_process_leaves_a_state_that_another_one_resumes(tmp_path):
+    program = """
+import os, signal, sys, torch
+import hesslab as hl
+from hesslab._files import write_aside
+from tests.linalg.matrices import symmetric
+A = symmetric(torch.linspace(-1, 5, 300))
+def save(state):
+    with write_aside(sys.argv[1]) as path:
+        torch.save(state, path)
+    if state["products"] == 20:
+        os.kill(os.getpid(), signal.SIGKILL)
+hl.linalg.lanczos(A, 35, seed=1, on_checkpoint=save)
+"""
+    saved = tmp_path / "state.pt"
+    done = subprocess.run([sys.executable, "-c", program, str(saved)], check=False)
+    assert done.returncode == -9
+    A = symmetric(torch.linspace(-1, 5, 300))
+    resumed = lanczos(A, 35, seed=1, state=torch.load(saved, weights_only=True))
+    assert resumed.products == 35
+    assert torch.equal(resumed.vectors, lanczos(A, 35, seed=1).vectors)
 
 
-def test_float32_matrix_keeps_its_dtype_and_float64_values():
-    A = symmetric(netlike(300))
-    pairs = hl.linalg.eigsh(A.float(), 5, rtol=1e-5)
-    assert pairs.vectors.dtype == torch.float32
-    assert pairs.values.dtype == torch.float64
-    # a float32 matrix differs from A by 6e-8 of its norm
-    torch.testing.assert_close(
-        pairs.values, torch.linalg.eigvalsh(A).flip(0)[:5], rtol=0, atol=10 * 1e-6
-    )
-
-
-def test_same_seed_same_bits_and_numpy_matrices():
+def test_an_interruption_hands_out_the_state_and_goes_on():
     A = symmetric(netlike(200))
-    one, two = hl.linalg.eigsh(A, 4, seed=3), hl.linalg.eigsh(A.numpy(), 4, seed=3)
-    assert torch.equal(one.vectors, two.vectors)
-    assert (one.vectors.gather(0, one.vectors.abs().argmax(0, keepdim=True)) > 0).all()
+    states = []
+    with pytest.raises(KeyboardInterrupt):
+        lanczos(
+            Failing(A, 14, KeyboardInterrupt()),
+            30,
+            on_checkpoint=lambda s: states.append({**s, "basis": dict(s["basis"])}),
+            checkpoint_every=100,
+        )
+    assert [s["basis"]["size"] for s in states] == [13]
+    assert torch.equal(lanczos(A, 30, state=states[0]).vectors, lanczos(A, 30).vectors)
 
 
-def test_an_exhausted_budget_is_told_and_not_hidden():
-    pairs = hl.linalg.eigsh(symmetric(torch.linspace(0, 1, 500)), 5, rtol=1e-10, max_products=30)
-    assert not pairs.converged.all()
-    assert pairs.products <= 30
-    assert "0 of 5 converged" in repr(pairs)
-
-
-def test_degenerate_and_zero_matrices():
-    eye = hl.linalg.eigsh(torch.eye(40, dtype=torch.float64), 3)
-    torch.testing.assert_close(eye.values, torch.ones(3, dtype=torch.float64))
-    zero = hl.linalg.eigsh(torch.zeros(40, 40), 3)
-    assert torch.equal(zero.values, torch.zeros(3, dtype=torch.float64))
-
-
-def test_unsymmetric_matrix_is_refused_with_the_measure():
-    A = torch.randn(60, 60, generator=torch.Generator().manual_seed(0))
-    with pytest.raises(ValueError, match=r"A is not symmetric: u.Av - v.Au is \d.\de-\d\d"):
-        hl.linalg.eigsh(A, 3)
-
-
-def test_nan_names_the_product():
-    A = torch.eye(10)
-    A[3, 3] = torch.nan
-    with pytest.raises(NotFinite, match="product 1 with A is NaN or infinite"):
-        hl.linalg.eigsh(A, 2)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": 1}, "state was made with seed=0, and this is seed=1"),
+        ({"P": 201}, "state was made with P=200, and this is P=201"),
+        ({"state": {"V": 1}}, "state is not one that an estimator of hesslab.linalg handed out"),
+        ({"memory_limit": 4 * 21 * 200}, "the state holds torch.float64 vectors"),
+    ],
+)
+def test_states_of_other_runs_are_refused(options, message):
+    states = []
+    lanczos(symmetric(netlike(200)), 20, on_checkpoint=states.append)
+    A = symmetric(netlike(options.pop("P", 200)))
+    with pytest.raises(ValueError, match=message):
+        lanczos(A, 20, **{"state": states[0], **options})
 
 
 @pytest.mark.parametrize(
     ("A", "options", "message"),
     [
-        (torch.eye(4), {"k": 0}, "k=0 is out of range: A has 4 eigenvalues, expected 1 <= k <= 4"),
-        (torch.eye(4), {"k": 5}, "k=5 is out of range"),
-        (torch.eye(4), {"k": 2.5}, "k=2.5 is out of range"),
-        (torch.eye(40), {"k": 5, "max_products": 10}, "max_products=10 .* expected at least 11"),
-        (torch.eye(4).bfloat16(), {"k": 1}, "A is torch.bfloat16; expected a real floating"),
-        (torch.eye(4), {"k": 1, "which": "LM"}, "which='LM'; expected \"largest\""),
-        (torch.eye(4), {"k": 1, "rtol": 0.0}, "rtol=0.0 is out of range: expected 0 < rtol < 1"),
-        (torch.ones(4, 3), {"k": 1}, r"A has shape \(4, 3\); eigenpairs need a square"),
-        (torch.ones(4, 4).long(), {"k": 1}, "A is torch.int64; expected a real floating"),
-        (torch.ones(4, 4) * 1j, {"k": 1}, "A is torch.complex64; expected a real floating"),
+        (torch.eye(4), {"steps": 5}, "steps=5 is out of range: expected 1 <= steps <= 4"),
+        (torch.eye(4), {"steps": 0}, "steps=0 is out of range"),
+        (torch.eye(4), {"steps": 2, "start": torch.ones(3)}, r"start has shape \(3,\); expected"),
+        (torch.eye(4), {"steps": 2, "start": torch.zeros(4)}, "start is zero, or holds NaN"),
+        (torch.eye(4), {"steps": 2, "checkpoint_every": 0}, "checkpoint_every=0 is out of range"),
+        (torch.ones(4, 4) * 1j, {"steps": 2}, "A is torch.complex64; expected a real floating"),
+        (torch.eye(60) + torch.ones(60, 60).triu(), {"steps": 9}, "A is not symmetric: u.Av - v"),
     ],
 )
 def test_bad_arguments(A, options, message):
     with pytest.raises(ValueError, match=message):
-        hl.linalg.eigsh(A, **options)
+        lanczos(A, **options)
+
+
+def test_a_basis_that_fits_nowhere_says_how_many_vectors_would():
+    with pytest.raises(MemoryError, match=r"21 basis .* take 33.6 kB .* which hold 6; take fewer"):
+        lanczos(torch.eye(400), 20, memory_limit=10_000)
+
+
+def test_nan_names_the_product():
+    class Late:
+        shape, dtype, device, products = (50, 50), torch.float64, torch.device("cpu"), 0
+
+        def __matmul__(self, v):
+            self.products += 1
+            scale = torch.linspace(0, 1, 50, dtype=torch.float64)
+            return scale * v if self.products < 7 else v * torch.nan
+
+    with pytest.raises(NotFinite, match="product 7 with A is NaN or infinite"):
+        lanczos(Late(), 20)

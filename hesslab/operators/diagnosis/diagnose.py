@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
+from hesslab._memory import megabytes
 from hesslab.operators.curvature import Curvature
 from hesslab.operators.diagnosis.measure import AT_HAND, Bench, cores
 from hesslab.operators.diagnosis.verdict import RUN, Cause, Facts, judge, shares
 from hesslab.operators.diagnosis.watch import STAGES
 from hesslab.operators.engine.programs import hidden_programs
 from hesslab.operators.jacobian import NTK, Jacobian
-from hesslab.operators.plan import megabytes
 
 
 @dataclass(frozen=True, repr=False)

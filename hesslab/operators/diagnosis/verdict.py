@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from hesslab._memory import megabytes
 from hesslab.operators.diagnosis.watch import (
     CHECKING,
     COPYING,
@@ -17,7 +18,7 @@ from hesslab.operators.diagnosis.watch import (
     SETUP,
     STAGES,
 )
-from hesslab.operators.plan import Mode, megabytes
+from hesslab.operators.plan import Mode
 
 Cause = Literal[
     "data loading",

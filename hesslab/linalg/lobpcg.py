@@ -1,0 +1,163 @@
+"""Extreme eigenpairs by locally optimal blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from hesslab._memory import megabytes, quarter
+from hesslab.linalg.basis import check_symmetry
+from hesslab.linalg.matrix import Counted
+from hesslab.linalg.progress import State
+
+GUARD = 2  # vectors beyond those wanted; the last wanted one converges by the gap behind them
+
+
+class Block:
+    """LOBPCG without a preconditioner, on an orthonormal basis [X, P, W] throughout.
+
+    W are the residuals of X, P the directions of the last step; the products with P follow from
+    those with the basis before, so that a step multiplies the columns of W alone. Pairs that have
+    converged stay in X and get no new directions (soft locking).
+
+    Args:
+        multiply: the matrix.
+        k: pairs wanted.
+        choose: places of the given number of pairs among descending values.
+        start: ``[P, j]`` vectors to begin with; random ones fill up.
+        generator: draws them.
+        tolerance: residual that counts as converged, relative to the largest modulus.
+        memory_limit: bytes for the basis; None means a quarter of the memory.
+
+    Source: Knyazev (2001), Toward the optimal preconditioned eigensolver; Duersch, Shao, Yang and
+    Gu (2018), A robust and efficient implementation of LOBPCG, section 4, for the basis.
+    """
+
+    def __init__(
+        self,
+        multiply: Counted,
+        k: int,
+        choose: Callable[[Tensor, int], Tensor],
+        start: Tensor | None,
+        generator: torch.Generator,
+        *,
+        tolerance: float,
+        memory_limit: int | None,
+    ) -> None:
+        self._multiply, self._choose, self._k = multiply, choose, k
+        self._tolerance = tolerance
+        P, m = multiply.size, min(multiply.size, k + GUARD)
+        limit = quarter(multiply.device) if memory_limit is None else memory_limit
+        if 48 * P * m > limit:
+            raise MemoryError(
+                f"the basis of LOBPCG takes 6 ({k} + {GUARD}) vectors, {megabytes(48 * P * m)}, "
+                f'and {megabytes(limit)} are allowed; take method="lanczos", fewer pairs, or give '
+                "a larger memory_limit"
+            )
+        X = torch.randn(P, m, generator=generator, dtype=torch.float64).to(multiply.device)
+        if start is not None:
+            given = start.detach().double().reshape(P, -1)[:, :m].to(multiply.device)
+            X[:, : given.shape[1]] = given
+        self._X = torch.linalg.qr(X).Q
+        self._AX = torch.zeros_like(self._X)
+        self._P = self._AP = self._X[:, :0]
+        self._values = torch.zeros(0, dtype=torch.float64)
+        self._scale = 0.0
+
+    @property
+    def price(self) -> int:
+        """Products of the next step."""
+        return self._X.shape[1] if not len(self._values) else int(self._active().sum())
+
+    @property
+    def is_whole(self) -> bool:
+        """The values are those of the matrix, to rounding."""
+        return len(self._values) > 0 and self.price == 0
+
+    @property
+    def may_end(self) -> bool:
+        """There are pairs."""
+        return len(self._values) > 0
+
+    def estimates(self) -> tuple[Tensor, Tensor, float]:
+        """The wanted Ritz values so far, their residuals, and the largest modulus."""
+        if not len(self._values):
+            return self._values, self._values, 0.0
+        chosen = self._chosen()
+        return self._values[chosen].cpu(), self._residuals()[chosen].cpu(), self._scale
+
+    def vectors(self) -> Tensor:
+        """``[P, k]`` of the last `estimates`."""
+        chosen: Tensor = self._X[:, self._chosen()]
+        return chosen
+
+    def step(self, left: int) -> None:
+        """Multiply the residuals that have not converged, and choose anew."""
+        if not len(self._values):
+            self._AX = self._multiply(self._X)
+            return self._project(self._X, self._AX)
+        W = self._directions(self._AX - self._X * self._values)
+        AW = self._multiply(W) if W.shape[1] else W
+        S = torch.cat([self._X, self._P, W], dim=1)
+        return self._project(S, torch.cat([self._AX, self._AP, AW], dim=1))
+
+    def state(self) -> State:
+        """What `load` needs to go on."""
+        names = ("X", "AX", "P", "AP", "values")
+        return {name: getattr(self, f"_{name}") for name in names} | {"scale": self._scale}
+
+    def load(self, state: State) -> None:
+        """Go on from there."""
+        for name in ("X", "AX", "P", "AP", "values"):
+            setattr(self, f"_{name}", state[name].to(self._X.device))
+        self._scale = float(state["scale"])
+
+    def _project(self, S: Tensor, AS: Tensor) -> None:
+        """Rayleigh and Ritz in the span of S; the directions in which X moved become P."""
+        m = self._X.shape[1]
+        T = S.T @ AS
+        apart, size = float((T - T.T).norm()), float(T.norm())
+        check_symmetry(apart / size if size else 0.0, self._multiply.rounding)
+        values, weights = torch.linalg.eigh((T + T.T) / 2)
+        values, weights = values.flip(0), weights.flip(1)
+        chosen = self._choose(values.cpu(), m).to(S.device)
+        C = weights[:, chosen]
+        moved = C.clone()
+        moved[:m] = 0
+        moved = _new_directions(moved, C)
+        self._P, self._AP = S @ moved, AS @ moved
+        self._X, self._AX = S @ C, AS @ C
+        self._values = values[chosen]
+        self._scale = float(values.abs().max())
+
+    def _chosen(self) -> Tensor:
+        return self._choose(self._values.cpu(), self._k).to(self._X.device)
+
+    def _residuals(self) -> Tensor:
+        residuals: Tensor = (self._AX - self._X * self._values).norm(dim=0)
+        return residuals
+
+    def _active(self) -> Tensor:
+        """Which columns of X move on; none where the basis would be the whole space."""
+        if self._X.shape[1] == self._multiply.size:
+            return torch.zeros_like(self._values, dtype=torch.bool)
+        return self._residuals() > self._tolerance * self._scale
+
+    def _directions(self, R: Tensor) -> Tensor:
+        """The residuals that are still large, orthonormal to X, P and each other."""
+        old = torch.cat([self._X, self._P], dim=1)
+        room = self._multiply.size - old.shape[1]
+        return _new_directions(R[:, self._active()], old)[:, :room]
+
+
+def _new_directions(V: Tensor, old: Tensor) -> Tensor:
+    """An orthonormal basis of what columns V add to orthonormal columns ``old``."""
+    sizes = V.norm(dim=0)
+    V = V[:, sizes > 0] / sizes[sizes > 0]
+    for _ in range(2):  # the second time for what rounding left
+        V = V - old @ (old.T @ V)
+        Q, R = torch.linalg.qr(V)
+        V = Q[:, R.diagonal().abs() > 1e-10]
+    return V
