@@ -59,6 +59,19 @@ class SpectralDensity:
             f"{q} probes of {m} steps for the others, {self.products} products)"
         )
 
+    def atoms(self) -> tuple[Tensor, Tensor]:
+        """All of it as values with weights, one row a probe: what `hesslab.metrics` takes.
+
+        Returns:
+            ``[q, k + m]`` values, the eigenvalues that were taken out first, and their weights,
+            which sum to 1 in each row.
+        """
+        q, k = len(self.nodes), len(self.eigenvalues)
+        exact = torch.full((q, k), 1 / self.size, dtype=torch.float64)
+        rest = self.weights * (1 - k / self.size)
+        values = torch.cat([self.eigenvalues.expand(q, k), self.nodes], dim=1)
+        return values, torch.cat([exact, rest], dim=1)
+
     def integral(self, function: Callable[[Tensor], Tensor], *, per: Per = "total") -> Estimate:
         r"""The trace of a function of the matrix, :math:`\sum_i f(\lambda_i)`, or its share.
 

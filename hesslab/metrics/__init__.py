@@ -1,4 +1,4 @@
-"""Scores of predictions, each with its standard error; they take arrays or tensors."""
+"""Scores of predictions and of spectra, each with its error; they take arrays or tensors."""
 
 import lazy_loader
 

@@ -1,4 +1,16 @@
+from .alignment import cosine_to_optimum as cosine_to_optimum
+from .alignment import gradient_fraction as gradient_fraction
+from .alignment import subspace_overlap as subspace_overlap
 from .classification import accuracy as accuracy
 from .classification import nll as nll
+from .distances import divergence as divergence
+from .distances import wasserstein as wasserstein
 from .regression import rmse as rmse
 from .score import Score as Score
+from .spectral import Quantity as Quantity
+from .spectral import Sharpness as Sharpness
+from .spectral import effective_ranks as effective_ranks
+from .spectral import eigenvalue_ratio as eigenvalue_ratio
+from .spectral import negative_mass as negative_mass
+from .spectral import number_of_outliers as number_of_outliers
+from .spectral import sharpness as sharpness
