@@ -8,3 +8,4 @@ from .outputs import table as table
 from .records import Record as Record
 from .records import load as load
 from .records import record as record
+from .visits import visits as visits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,6 +42,7 @@ def fit(
     seed: int = 0,
     early_stop: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    tracker: Callable[[nn.Module, int], None] | None = None,
     progress: bool | None = None,
 ) -> History:
     r"""Train a model in place: one step of the optimizer per batch.
@@ -73,6 +74,8 @@ def fit(
             interruption, a shuffling loader's included, unless the batches or the model draw
             from a generator of their own (``DataLoader(generator=...)``, persistent workers,
             NumPy), whose state is not kept. The content of a loader is not compared.
+        tracker: called with the model and the number of steps made, before the first step and
+            after each: a `CurvatureTracker`, or a function that leaves the model as it is.
         progress: show a progress bar; None means on a terminal only.
 
     Returns:
@@ -104,6 +107,7 @@ def fit(
     with _left_as_found(model, device):  # to begin to iterate over a loader draws a number, too
         feed = make_feed(train, batch_size=batch_size, device=device, dtype=dtype, seed=seed)
         run = Run(model, as_loss(loss), feed, device, seed)
+        run.tracker = tracker
         if test is not None:
             run.test = as_batches(test, batch_size=batch_size, device=device, dtype=dtype)
         run.optimizer = make_optimizer(optimizer, model, lr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -35,6 +36,7 @@ class Run:
         self.test: Batches | None = None
         self.optimizer: Optimizer
         self.schedule: LRScheduler | None = None
+        self.tracker: Callable[[nn.Module, int], None] | None = None
         self.path: Path | None = None
         self.settings: dict[str, str] = {}
         self.record = Record()
@@ -67,6 +69,9 @@ class Run:
     def _epoch(self, epoch: int) -> None:
         """One pass: a step per batch, then the test."""
         start = time.perf_counter()
+        done = (epoch - 1) * len(self.feed) if self.tracker is not None else 0
+        if epoch == 1:
+            self._visit(0)
         _seed_global(stream_seed(self.seed, epoch, "model"), self.device)
         rate = float(self.optimizer.param_groups[0]["lr"])
         totals = _Totals()
@@ -75,6 +80,7 @@ class Run:
             totals.add(*self._step(x, y, f"epoch {epoch}, batch {number}"), y)
             if self.schedule is not None:
                 self.schedule.step()
+            self._visit(done + number)
         self._check_parameters(epoch, rate)
         self.optimizer.zero_grad(set_to_none=True)
         test_loss, test_accuracy = self._evaluate(epoch)
@@ -86,6 +92,11 @@ class Run:
             lr=rate,
             seconds=time.perf_counter() - start,
         )
+
+    def _visit(self, step: int) -> None:
+        """Show the tracker the model after so many steps."""
+        if self.tracker is not None:
+            self.tracker(self.model, step)
 
     def _step(self, x: Tensor, y: Tensor, where: str) -> tuple[float, Tensor]:
         """One step; the loss and the outputs before it."""

@@ -1,0 +1,261 @@
+"""Numbers of a matrix of the model, followed through its training."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hesslab._files import write_aside
+from hesslab.errors import DamagedFile
+from hesslab.linalg import Eigenpairs, Estimate, MatrixLike, eigsh
+from hesslab.linalg.eigsh import End
+from hesslab.metrics import Quantity
+
+
+class Eigenvalues:
+    """Extreme eigenvalues, each visit started from the vectors of the one before.
+
+    Args:
+        k: number of pairs.
+        which: end of the spectrum; see `hesslab.linalg.eigsh`.
+        rtol: residual that counts as converged, relative to the largest modulus.
+        max_products: limit of a visit.
+
+    Attributes:
+        pairs: of the last visit.
+        start: ``[P, k]``, its vectors; None before the first.
+    """
+
+    def __init__(
+        self, k: int = 1, *, which: End = "largest", rtol: float = 0.03, max_products: int = 200
+    ) -> None:
+        self._options: dict[str, Any] = {"which": which, "rtol": rtol, "max_products": max_products}
+        self._k = k
+        self.pairs: Eigenpairs | None = None
+        self.start: Tensor | None = None
+
+    def __call__(self, A: MatrixLike) -> Eigenpairs:
+        """The pairs of a matrix."""
+        self.pairs = eigsh(A, self._k, start=self.start, **self._options)
+        self.start = self.pairs.vectors
+        return self.pairs
+
+
+class CurvatureTracker:
+    """Visits a model during its training and writes a line of numbers for each visit.
+
+    Give it to `fit`, or call it after each step of a loop of your own. At a visit it builds the
+    matrix at the present weights, with the model in evaluation mode, and applies each function to
+    it; weights, modes and random states are left as they were, so that the training ends with the
+    same bits as without.
+
+    Args:
+        matrix: a function from the model to its matrix on a fixed set of examples, such as
+            ``lambda model: hl.Hessian(model, loss, probe)``.
+        follow: names and functions of the matrix that return a number, an `Estimate`, `Quantity`,
+            `Eigenpairs`, a mapping or dataclass of those; such as ``{"top": Eigenvalues(1),
+            "trace": hl.linalg.trace}``. They are called in this order.
+        path: a file of JSON lines. If it exists, it is continued: visits that it holds are not made
+            again.
+        every: steps between visits, from step 0; or "log", which visits 0, 1, 2, 3, 4, 6, 8, 11,
+            16, ..., each 1.41 times the one before.
+
+    Attributes:
+        seconds: spent in visits by this object.
+
+    Raises:
+        ValueError: an argument is out of range, or the file is of a tracker that follows others.
+        DamagedFile: the file is none of a tracker.
+    """
+
+    def __init__(
+        self,
+        matrix: Callable[[nn.Module], MatrixLike],
+        follow: Mapping[str, Callable[[Any], Any]],
+        *,
+        path: str | os.PathLike[str],
+        every: int | Literal["log"] = 50,
+    ) -> None:
+        if not follow:
+            raise ValueError("follow is empty; expected a name and a function of the matrix")
+        if every != "log" and (not isinstance(every, int) or every < 1):
+            raise ValueError(f'every={every!r}; expected a number of steps, 1 or more, or "log"')
+        self._matrix, self._follow, self._path = matrix, dict(follow), Path(path)
+        self._every = every
+        self.seconds = 0.0
+        about = {"follow": list(self._follow), "every": every}
+        self._visited = self._continue(about) if self._path.exists() else self._begin(about)
+
+    def is_due(self, step: int) -> bool:
+        """Whether a step is to be visited."""
+        if self._every != "log":
+            return step % self._every == 0
+        near = round(2 * math.log2(step)) if step > 0 else 0
+        return step == 0 or step in {round(2 ** (i / 2)) for i in (near - 1, near, near + 1)}
+
+    def __call__(self, model: nn.Module, step: int) -> None:
+        """Visit the model if the step is due and was not visited yet.
+
+        Args:
+            model: with the weights after so many steps.
+            step: number of steps made.
+        """
+        if not self.is_due(step) or step in self._visited:
+            return
+        start = time.perf_counter()
+        with _undisturbed(model):
+            A = self._matrix(model)
+            found: dict[str, Any] = {}
+            for name, function in self._follow.items():
+                found |= flat(name, function(A))
+        seconds = time.perf_counter() - start
+        self.seconds += seconds
+        self._save_starts()
+        self._append({"step": step, "seconds": round(seconds, 3), **found})
+        self._visited.add(step)
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(_without_nan(line), allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _begin(self, about: Mapping[str, Any]) -> set[int]:
+        self._append({"tracker": about})
+        return set()
+
+    def _continue(self, about: Mapping[str, Any]) -> set[int]:
+        """The steps in the file; what a kill left of a last line is cut off."""
+        text = self._path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            with write_aside(self._path) as aside:
+                aside.write_text(whole, encoding="utf-8")
+        found, visits = read_visits(self._path)
+        if found != about:
+            raise ValueError(
+                f"{self._path} is of a tracker with {found}, and this one has {about}; give "
+                "another path, or the same arguments"
+            )
+        if self._starts.exists():
+            starts = torch.load(self._starts, weights_only=True)
+            for name, function in self._follow.items():
+                if isinstance(function, Eigenvalues):
+                    function.start = starts.get(name)
+        return {visit["step"] for visit in visits}
+
+    @property
+    def _starts(self) -> Path:
+        return self._path.with_name(self._path.name + ".vectors")
+
+    def _save_starts(self) -> None:
+        """What the next visit starts from, for a training that is resumed."""
+        starts = {
+            name: function.start.cpu()
+            for name, function in self._follow.items()
+            if isinstance(function, Eigenvalues) and function.start is not None
+        }
+        if starts:
+            with write_aside(self._starts) as aside:
+                torch.save(starts, aside)
+
+
+def read_visits(
+    path: str | os.PathLike[str],
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What a tracker wrote.
+
+    Args:
+        path: its file.
+
+    Returns:
+        What it follows and how often, and a dictionary for each visit, in order of steps.
+
+    Raises:
+        DamagedFile: the file is none of a tracker.
+    """
+    try:
+        lines = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        about, *visits = lines
+        return about["tracker"], sorted(visits, key=lambda visit: visit["step"])
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise DamagedFile(f"{path} is no file of a CurvatureTracker ({error!r})") from error
+
+
+def flat(name: str, result: Any) -> dict[str, Any]:
+    """A result as named numbers and lists of numbers.
+
+    Args:
+        name: of the result.
+        result: a number, an array, an `Estimate`, `Quantity`, `Eigenpairs`, or a mapping or
+            dataclass of those.
+
+    Returns:
+        ``{name: value}`` and, where there are errors, ``{name_error: ...}``; parts of a mapping or
+        dataclass are called ``name.part``.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if isinstance(result, Estimate):
+        return {
+            name: result.estimate,
+            f"{name}_error": result.standard_error,
+            f"{name}_low": result.low,
+            f"{name}_high": result.high,
+        }
+    if isinstance(result, Quantity):
+        return {name: result.value, f"{name}_error": result.error}
+    if isinstance(result, Eigenpairs):
+        return {
+            name: result.values.tolist(),
+            f"{name}_residual": result.residuals.tolist(),
+            f"{name}_products": result.products,
+        }
+    if isinstance(result, Tensor | np.ndarray | np.generic):
+        return {name: result.tolist()}
+    if isinstance(result, bool | int | float | str):
+        return {name: result}
+    if is_dataclass(result) and not isinstance(result, type):
+        result = {field.name: getattr(result, field.name) for field in fields(result)}
+    if isinstance(result, Mapping):
+        parts = (flat(f"{name}.{key}", value) for key, value in result.items())
+        return {key: value for part in parts for key, value in part.items()}
+    raise TypeError(
+        f"{name} gave a {type(result).__name__}; expected a number, an array, an estimate, "
+        "eigenpairs, or a mapping of those"
+    )
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN and no infinity: None stands for what is not a number."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextmanager
+def _undisturbed(model: nn.Module) -> Any:
+    """Evaluation mode; afterwards the modes and the global random states of before."""
+    modes = {module: module.training for module in model.modules()}
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
+    try:
+        with torch.random.fork_rng(devices=devices):
+            model.eval()
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
