@@ -1,6 +1,9 @@
 from .costs import cost_curves as cost_curves
 from .costs import product_costs as product_costs
 from .cutoffs import threshold as threshold
+from .densities import densities as densities
+from .densities import densities_over_time as densities_over_time
+from .energies import energies as energies
 from .learning import history as history
 from .look import INK as INK
 from .look import PALETTE as PALETTE
