@@ -16,7 +16,18 @@ BOOK = Path(__file__).parent.parent / "book"
 # What makes a chapter small, so that one run takes seconds.
 SMALL = {
     "01_sine": {"epochs": 40, "samples": 5, "k": 4},
-    "03_images": {"examples": 200, "epochs": 1, "curvature_examples": 20, "k": 3},
+    "03_images": {
+        "examples": 200,
+        "epochs": 1,
+        "curvature_examples": 20,
+        "k": 3,
+    },
+    "04_spectra": {
+        "examples": 60,
+        "steps": 6,
+        "probes": 2,
+        "repetitions": 3,
+    },
     "products": {"examples": 8, "width": 16, "columns": 2},
 }
 # parameter: (another value, an impossible one, what the message says of the range)
@@ -30,28 +41,81 @@ VALUES = {
         "hidden": (7, 0, "hidden"),
         "epochs": (20, 0, "epochs"),
         "k": (1, 0, "k=0 is out of range: .*expected 1 <= k"),
-        "rtol": (1e-3, 2.0, "rtol=2.0 is out of range: expected 0 <= rtol < 1"),
+        "rtol": (
+            1e-3,
+            2.0,
+            "rtol=2.0 is out of range: expected 0 <= rtol < 1",
+        ),
         "prior_precision": (30.0, -1.0, "expected 0 < prior_precision"),
         "samples": (3, 0, "expected at least 1 sample"),
         "seed": (5, -1, "seed"),
     },
     "03_images": {
-        "dataset": ("mnist", "foo", "'foo' is unknown; expected one of digits, mnist"),
-        "examples": (90, 0, "subset=0; expected .* whole number from 1"),
-        "epochs": (2, 0, "epochs=0 is out of range: expected epochs >= 1"),
-        "batch_size": (7, 0, "batch_size=0 is out of range: expected batch_size >= 1"),
+        "dataset": (
+            "mnist",
+            "foo",
+            "'foo' is unknown; expected one of digits, mnist",
+        ),
+        "examples": (
+            90,
+            0,
+            "subset=0; expected .* whole number from 1",
+        ),
+        "epochs": (
+            2,
+            0,
+            "epochs=0 is out of range: expected epochs >= 1",
+        ),
+        "batch_size": (
+            7,
+            0,
+            "batch_size=0 is out of range: expected batch_size >= 1",
+        ),
         "lr": (0.01, -1.0, "lr=-1.0 is out of range: expected 0 < lr"),
-        "curvature_examples": (7, 70, "subset=210 is out of range: .* has 200 examples"),
+        "curvature_examples": (
+            7,
+            70,
+            "subset=210 is out of range: .* has 200 examples",
+        ),
         "k": (1, 0, "k=0 is out of range: .*expected 1 <= k"),
         "device": ("cpu:0", "foo", "Expected one of cpu, cuda"),
         "seed": (5, -1, "seed=-1; expected a whole number from 0"),
     },
+    "04_spectra": {
+        "network": (
+            "lenet",
+            "vgg",
+            'network=\'vgg\'; expected "lenet" or "resnet20"',
+        ),
+        "examples": (40, 0, "at least one is needed"),
+        "steps": (9, 1, "steps=1 is out of range: expected at least 2"),
+        "probes": (
+            3,
+            0,
+            "probes=0 is out of range: expected at least 1",
+        ),
+        "repetitions": (2, 1, "repetitions=1; expected at least 2"),
+        "device": ("cpu:0", "foo", "Expected one of cpu, cuda"),
+        "seed": (5, -1, "seed=-1; expected a whole number from 0"),
+    },
     "products": {
-        "dataset": ("mnist", "foo", "'foo' is unknown; expected one of digits, mnist"),
+        "dataset": (
+            "mnist",
+            "foo",
+            "'foo' is unknown; expected one of digits, mnist",
+        ),
         "examples": (5, 0, "subset=0; expected .* whole number from 1"),
-        "depth": (14, 9, r"depth=9 is not a residual network .* expected 18 .* or 6n \+ 2"),
+        "depth": (
+            14,
+            9,
+            r"depth=9 is not a residual network .* expected 18 .* or 6n \+ 2",
+        ),
         "width": (3, 0, "hidden"),
-        "columns": (1, 0, "block_size=0 is out of range: expected a whole number of at least 1"),
+        "columns": (
+            1,
+            0,
+            "block_size=0 is out of range: expected a whole number of at least 1",
+        ),
         "device": ("cpu:0", "foo", "Expected one of cpu, cuda"),
         "seed": (5, -1, "seed=-1; expected a whole number from 0"),
     },

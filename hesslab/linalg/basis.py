@@ -2,94 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hesslab._memory import megabytes, quarter
+from hesslab.linalg.vectors import Rows, Storage, random_direction
 
-PIECE = 1 << 18  # numbers of a float32 vector that are made float64 at a time
 INVARIANT = 1e-13  # of the matrix's norm: what is left of a product in an invariant space
-
-
-@dataclass(frozen=True)
-class Storage:
-    """Where vectors are kept and in which precision; inner products are float64 in any case."""
-
-    device: torch.device
-    dtype: torch.dtype
-
-    @classmethod
-    def of(cls, rows: int, size: int, device: torch.device, limit: int | None) -> Storage:
-        """The first that fits of: float64 and float32 on the device, the same on the host.
-
-        Args:
-            rows: number of vectors.
-            size: of each.
-            device: of the matrix.
-            limit: bytes; None means a quarter of the memory.
-
-        Returns:
-            The form.
-
-        Raises:
-            MemoryError: none fits; the message says how many vectors would.
-        """
-        host = torch.device("cpu")
-        for place in dict.fromkeys((device, host)):
-            allowed = quarter(place) if limit is None else limit
-            for dtype in (torch.float64, torch.float32):
-                if rows * size * dtype.itemsize <= allowed:
-                    return cls(place, dtype)
-        raise MemoryError(
-            f"{rows} basis vectors of {size} numbers take {megabytes(4 * rows * size)} in float32, "
-            f"and {megabytes(allowed)} are allowed, which hold {allowed // (4 * size)}; take fewer "
-            "steps, or give a larger memory_limit"
-        )
-
-
-class Rows:
-    """Vectors as the rows of one matrix ``[capacity, P]``, with float64 arithmetic."""
-
-    def __init__(self, capacity: int, size: int, storage: Storage) -> None:
-        self.storage = storage
-        # Memory that nothing has written to is not yet taken from the system.
-        self._V = torch.empty(capacity, size, dtype=storage.dtype, device=storage.device)
-
-    def __len__(self) -> int:
-        return len(self._V)
-
-    def __getitem__(self, i: int) -> Tensor:
-        return self._V[i].double()
-
-    def __setitem__(self, place: int | slice, value: Tensor) -> None:
-        self._V[place] = value.to(self._V.device)
-
-    def first(self, n: int) -> Tensor:
-        """The first n as they are stored, ``[n, P]``: a view."""
-        return self._V[:n]
-
-    def coefficients(self, w: Tensor, n: int) -> Tensor:
-        """Inner products of the first n with ``w`` ``[P]`` or ``[P, K]``."""
-        if self._V.dtype == torch.float64:
-            return self._V[:n] @ w
-        pieces = zip(self._V[:n].split(PIECE, dim=1), w.split(PIECE), strict=True)
-        return torch.stack([v.double() @ piece for v, piece in pieces]).sum(0)
-
-    def combine(self, c: Tensor, n: int) -> Tensor:
-        """The first n times ``c`` ``[n]`` or ``[n, K]``, added up: ``[P]`` or ``[P, K]``."""
-        if self._V.dtype == torch.float64:
-            return self._V[:n].T @ c
-        return torch.cat([v.double().T @ c for v in self._V[:n].split(PIECE, dim=1)])
-
-    def orthogonality(self, n: int) -> float:
-        r""":math:`\|V^T V - I\|_2` of the first n. Cost: n inner products with each."""
-        pieces = self._V[:n].split(PIECE, dim=1)
-        gram = torch.stack([(v := piece.double()) @ v.T for piece in pieces]).sum(0)
-        return float(torch.linalg.matrix_norm(gram - torch.eye(n).to(gram), ord=2))
 
 
 class KrylovBasis:
@@ -106,8 +26,8 @@ class KrylovBasis:
         tolerance: asymmetry that is taken for rounding, relative to the matrix's norm.
         generator: draws the direction in which it goes on once the space is invariant; without
             one it ends there.
-        against: ``[P, k]`` orthonormal float64 columns; the matrix is seen in the space orthogonal
-            to them.
+        against: ``[P, k]`` orthonormal float64 columns on the storage's device; the matrix is seen
+            in the space orthogonal to them.
 
     Attributes:
         size: number of steps made, n.
@@ -133,7 +53,10 @@ class KrylovBasis:
     ) -> None:
         P = len(start)
         self.rows = Rows(capacity + 1, P, storage)
-        self._generator, self._against, self._tolerance = generator, against, tolerance
+        self._generator, self._against = generator, against
+        stored = torch.finfo(storage.dtype).eps
+        self._tolerance = max(tolerance, 10 * stored)
+        self._rounding = max(tolerance**2, INVARIANT, stored)
         v = self._outside(start.to(storage.device, torch.float64))
         self.rows[0] = v / v.norm()
         self.T = torch.zeros(capacity + 1, capacity + 1, dtype=torch.float64)
@@ -193,7 +116,7 @@ class KrylovBasis:
             beta = float(w.norm())
         self.T[n, n] = alpha + float(excess[n])
         self._slack[n] = float(excess[:n].norm())
-        if self.beyond or beta <= self._tolerance**2 * self.norm:
+        if self.beyond or beta <= self._rounding * self.norm:
             self.beyond += 1
         if n + 1 < self._space:
             if beta <= INVARIANT * self.norm:
@@ -255,11 +178,12 @@ class KrylovBasis:
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a `state` of a basis of the same kind, to the bit."""
         n, V = state["size"], state["V"]
-        if V.dtype != self.rows.storage.dtype or V.shape[1] != self.rows.first(1).shape[1]:
+        ours = self.rows
+        if V.dtype != ours.storage.dtype or V.shape[1] != ours.size or n >= len(ours):
             raise ValueError(
-                f"the state holds {V.dtype} vectors of {V.shape[1]} numbers, but the basis is "
-                f"{self.rows.storage.dtype} with {self.rows.first(1).shape[1]}; resume with the "
-                "matrix and memory_limit that it was made with"
+                f"the state holds {len(V)} vectors of {V.shape[1]} numbers in {V.dtype}, but the "
+                f"basis has room for {len(ours)} of {ours.size} in {ours.storage.dtype}; resume "
+                "with the matrix and memory_limit that it was made with, and no fewer steps"
             )
         for name in self._PLAIN:
             setattr(self, name, state[name])
@@ -284,7 +208,7 @@ class KrylovBasis:
         if self._generator is None:
             self.ended = True
             return self.rows[0]
-        w = random_direction(self.rows.first(1).shape[1], self._generator)
+        w = random_direction(self.rows.size, self._generator)
         w = self._outside(w.to(self.rows.storage.device))
         for _ in range(2):
             w, _ = self._orthogonal(w, n)
@@ -307,9 +231,3 @@ def check_symmetry(measured: float, allowed: float) -> None:
             "Krylov space; its eigenvalues may be complex. Symmetrise it, or use A.T @ A for "
             "singular values"
         )
-
-
-def random_direction(size: int, generator: torch.Generator) -> Tensor:
-    """A random direction ``[P]``: float64, of unit length, the same for every device."""
-    v = torch.randn(size, generator=generator, dtype=torch.float64)
-    return v / math.sqrt(float(v @ v))

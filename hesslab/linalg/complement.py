@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hesslab.linalg.basis import KrylovBasis, Storage, random_direction
+from hesslab.linalg.basis import KrylovBasis
 from hesslab.linalg.estimate import probe_directions
 from hesslab.linalg.matrix import Counted
+from hesslab.linalg.vectors import Storage, random_direction
 
 
 class Complement:
@@ -47,7 +48,7 @@ class Complement:
         self.basis = KrylovBasis(
             random_direction(P, generator),
             capacity,
-            Storage.of(capacity + 1, P, multiply.device, memory_limit),
+            Storage.of(capacity + 1 + 2 * probes, P, multiply.device, memory_limit),
             tolerance=multiply.rounding,
             generator=generator,
         )

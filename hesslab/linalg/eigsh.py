@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hesslab._memory import quarter
-from hesslab.linalg.basis import KrylovBasis, Storage
+from hesslab.linalg.basis import KrylovBasis
 from hesslab.linalg.lanczos import direction_of
-from hesslab.linalg.lobpcg import Block
+from hesslab.linalg.lobpcg import GUARD, Block
 from hesslab.linalg.matrix import Counted, MatrixLike
 from hesslab.linalg.progress import OnCheckpoint, Progress, State
+from hesslab.linalg.vectors import Storage, random_direction, room
 
+WARM = 8  # steps beyond k that a warm start takes at least
 End = Literal["largest", "smallest", "both", "magnitude"]
 Method = Literal["lanczos", "lobpcg"]
 
@@ -86,7 +87,8 @@ def eigsh(
             products are good to about 1e-6.
         method: see above.
         start: ``[P]`` or ``[P, j]``: earlier eigenvectors of a matrix like this one. Lanczos
-            starts from their sum, LOBPCG from them.
+            starts from their sum and a random vector of its length, without which it would not see
+            that another eigenvalue has become larger; LOBPCG from them and random ones.
         max_products: limit, at least k + 1; None means ``20 k + 200``.
         seed: of the start vectors.
         memory_limit: bytes for the basis; None means a quarter of the memory. A larger basis
@@ -128,7 +130,7 @@ def eigsh(
         )
     else:
         basis = _basis(multiply, k, limit, start, generator, memory_limit)
-        solver = ThickRestart(multiply, basis, k, which)
+        solver = ThickRestart(multiply, basis, k, which, least=0 if start is None else k + WARM)
     request = {"P": P, "dtype": str(multiply.dtype), "seed": seed}
     request |= {"k": k, "which": which, "method": method}
     progress = Progress(
@@ -176,10 +178,12 @@ def _basis(
 ) -> KrylovBasis:
     """As large as the products are many, if float64 vectors fit; else for 2 k + 20 of them."""
     P = multiply.size
-    allowed = quarter(multiply.device) if memory_limit is None else memory_limit
-    steps = min(P, limit, max(2 * k + 20, allowed // (8 * P) - 1))
+    steps = min(P, limit, max(2 * k + 20, room(multiply.device, memory_limit) // (8 * P) - 1))
+    first = direction_of(start, multiply, generator)
+    if start is not None:
+        first = first + random_direction(P, generator)
     return KrylovBasis(
-        direction_of(start, multiply, generator),
+        first,
         steps,
         Storage.of(steps + 1, P, multiply.device, memory_limit),
         tolerance=multiply.rounding,
@@ -209,10 +213,11 @@ def _check_request(k: int, P: int, which: str, method: str, rtol: float, limit: 
             raise ValueError(f"{name}={value!r}; expected {', '.join(most)} or {last}")
     if not 0 < rtol < 1:
         raise ValueError(f"rtol={rtol} is out of range: expected 0 < rtol < 1")
-    if limit < k + 1:
+    first = k if method == "lanczos" else min(P, k + GUARD)
+    if limit < first + 1:
         raise ValueError(
-            f"max_products={limit} is out of range: {k} pairs take {k} products, and one verifies "
-            f"them; expected at least {k + 1}"
+            f"max_products={limit} is out of range: {k} pairs take {first} products, and one "
+            f"verifies them; expected at least {first + 1}"
         )
 
 
@@ -221,7 +226,10 @@ class ThickRestart:
 
     price = 1
 
-    def __init__(self, multiply: Counted, basis: KrylovBasis, k: int, which: End) -> None:
+    def __init__(
+        self, multiply: Counted, basis: KrylovBasis, k: int, which: End, *, least: int
+    ) -> None:
+        self._least = least  # steps; known vectors converge before others have shown themselves
         self._multiply, self._basis, self._k, self._which = multiply, basis, k, which
         self._weights = torch.zeros(0, 0, dtype=torch.float64)
 
@@ -237,7 +245,8 @@ class ThickRestart:
         All pairs of an invariant space have converged, be they wanted or not.
         """
         basis, k = self._basis, self._k
-        return basis.size >= k and (not basis.beyond or basis.beyond > k + 2)
+        enough = basis.size >= k and self._multiply.products >= self._least
+        return enough and (not basis.beyond or basis.beyond > k + 2)
 
     def estimates(self) -> tuple[Tensor, Tensor, float]:
         """The wanted Ritz values so far, their residuals, and the largest modulus."""

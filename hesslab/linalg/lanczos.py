@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hesslab.linalg.basis import KrylovBasis, Storage, random_direction
+from hesslab.linalg.basis import KrylovBasis
 from hesslab.linalg.matrix import Counted, MatrixLike
 from hesslab.linalg.progress import OnCheckpoint, Progress, State
+from hesslab.linalg.vectors import Storage, random_direction
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,10 +145,10 @@ def lanczos(
 
 
 def direction_of(start: Tensor | None, multiply: Counted, generator: torch.Generator) -> Tensor:
-    """Where to begin: at random, or with the sum of the columns of ``start``.
+    """Where to begin: at random, or with the sum of the columns of ``start``, normalised.
 
     Returns:
-        ``[P]``, not normalised.
+        ``[P]`` of length 1.
 
     Raises:
         ValueError: ``start`` does not fit the matrix, or is zero.
@@ -163,4 +164,4 @@ def direction_of(start: Tensor | None, multiply: Counted, generator: torch.Gener
     total = v if v.ndim == 1 else v.sum(1)
     if not 0 < float(total.norm()) < float("inf"):
         raise ValueError("start is zero, or holds NaN or infinite values; it is to be a direction")
-    return total
+    return total.cpu() / float(total.norm())

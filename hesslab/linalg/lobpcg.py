@@ -7,11 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hesslab._memory import megabytes, quarter
 from hesslab.linalg.basis import check_symmetry
+from hesslab.linalg.lanczos import direction_of
 from hesslab.linalg.matrix import Counted
 from hesslab.linalg.progress import State
+from hesslab.linalg.vectors import check_room
 
+WARM = 6  # steps that a warm start takes at least
 GUARD = 2  # vectors beyond those wanted; the last wanted one converges by the gap behind them
 
 
@@ -49,22 +51,20 @@ class Block:
         self._multiply, self._choose, self._k = multiply, choose, k
         self._tolerance = tolerance
         P, m = multiply.size, min(multiply.size, k + GUARD)
-        limit = quarter(multiply.device) if memory_limit is None else memory_limit
-        if 48 * P * m > limit:
-            raise MemoryError(
-                f"the basis of LOBPCG takes 6 ({k} + {GUARD}) vectors, {megabytes(48 * P * m)}, "
-                f'and {megabytes(limit)} are allowed; take method="lanczos", fewer pairs, or give '
-                "a larger memory_limit"
-            )
+        # X, P and W, their products, and both again while the next ones are made of them
+        check_room(12 * m, P, multiply.device, memory_limit)
         X = torch.randn(P, m, generator=generator, dtype=torch.float64).to(multiply.device)
         if start is not None:
+            direction_of(start, multiply, generator)  # refuses what does not fit
             given = start.detach().double().reshape(P, -1)[:, :m].to(multiply.device)
             X[:, : given.shape[1]] = given
         self._X = torch.linalg.qr(X).Q
         self._AX = torch.zeros_like(self._X)
         self._P = self._AP = self._X[:, :0]
         self._values = torch.zeros(0, dtype=torch.float64)
-        self._scale = 0.0
+        self._scale, self._stuck = 0.0, False
+        # Known vectors converge before others have shown themselves.
+        self._steps, self._least = 0, 1 if start is None else WARM
 
     @property
     def price(self) -> int:
@@ -73,13 +73,13 @@ class Block:
 
     @property
     def is_whole(self) -> bool:
-        """The values are those of the matrix, to rounding."""
-        return len(self._values) > 0 and self.price == 0
+        """Nothing is left to multiply: the values are those of the matrix, to rounding."""
+        return self._stuck or (len(self._values) > 0 and self.price == 0)
 
     @property
     def may_end(self) -> bool:
-        """There are pairs."""
-        return len(self._values) > 0
+        """There are pairs, and others have had their chance."""
+        return self._steps >= self._least
 
     def estimates(self) -> tuple[Tensor, Tensor, float]:
         """The wanted Ritz values so far, their residuals, and the largest modulus."""
@@ -95,24 +95,29 @@ class Block:
 
     def step(self, left: int) -> None:
         """Multiply the residuals that have not converged, and choose anew."""
+        self._steps += 1
         if not len(self._values):
             self._AX = self._multiply(self._X)
             return self._project(self._X, self._AX)
         W = self._directions(self._AX - self._X * self._values)
-        AW = self._multiply(W) if W.shape[1] else W
+        if not W.shape[1]:
+            self._stuck = True
+            return None
+        AW = self._multiply(W)
         S = torch.cat([self._X, self._P, W], dim=1)
         return self._project(S, torch.cat([self._AX, self._AP, AW], dim=1))
 
     def state(self) -> State:
         """What `load` needs to go on."""
         names = ("X", "AX", "P", "AP", "values")
-        return {name: getattr(self, f"_{name}") for name in names} | {"scale": self._scale}
+        found = {name: getattr(self, f"_{name}") for name in names}
+        return found | {"scale": self._scale, "steps": self._steps}
 
     def load(self, state: State) -> None:
         """Go on from there."""
         for name in ("X", "AX", "P", "AP", "values"):
             setattr(self, f"_{name}", state[name].to(self._X.device))
-        self._scale = float(state["scale"])
+        self._scale, self._steps = float(state["scale"]), int(state["steps"])
 
     def _project(self, S: Tensor, AS: Tensor) -> None:
         """Rayleigh and Ritz in the span of S; the directions in which X moved become P."""
@@ -127,8 +132,7 @@ class Block:
         moved = C.clone()
         moved[:m] = 0
         moved = _new_directions(moved, C)
-        self._P, self._AP = S @ moved, AS @ moved
-        self._X, self._AX = S @ C, AS @ C
+        self._X, self._AX, self._P, self._AP = S @ C, AS @ C, S @ moved, AS @ moved
         self._values = values[chosen]
         self._scale = float(values.abs().max())
 

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hesslab.linalg.basis import check_symmetry
 from hesslab.linalg.eigsh import Eigenpairs, eigsh, fix_signs, wanted
 from hesslab.linalg.estimate import probe_directions
 from hesslab.linalg.matrix import Counted, MatrixLike
+from hesslab.linalg.vectors import check_room
 
 SPARE = 10  # random vectors beyond the rank
 
@@ -75,7 +77,7 @@ def low_rank(
         rtol: residual for Lanczos, relative to the largest modulus.
         power_steps: further products with each random vector.
         seed: of random vectors.
-        memory_limit: bytes for the basis of Lanczos; None means a quarter of the memory.
+        memory_limit: bytes for what is kept; None means a quarter of the memory.
 
     Returns:
         `LowRank`; its ``pairs`` have the residuals and the cost.
@@ -98,6 +100,7 @@ def low_rank(
         raise ValueError(f"k={k} is out of range: expected 1 <= k <= {multiply.size}")
     if power_steps != int(power_steps) or power_steps < 0:
         raise ValueError(f"power_steps={power_steps} is out of range: expected at least 0")
+    check_room(3 * (k + SPARE), multiply.size, multiply.device, memory_limit)
     return LowRank(_randomized(multiply, int(k), int(power_steps), rtol, seed))
 
 
@@ -110,6 +113,8 @@ def _randomized(multiply: Counted, k: int, power_steps: int, rtol: float, seed: 
         Q = torch.linalg.qr(multiply(Q)).Q
     AQ = multiply(Q)
     T = Q.T @ AQ
+    apart, size = float((T - T.T).norm()), float(T.norm())
+    check_symmetry(apart / size if size else 0.0, multiply.rounding)
     values, weights = torch.linalg.eigh((T + T.T) / 2)
     values, weights = values.flip(0), weights.flip(1)
     chosen = wanted(values.cpu(), k, "magnitude").to(values.device)

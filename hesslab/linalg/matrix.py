@@ -57,7 +57,7 @@ class Counted:
 
     def __call__(self, v: Tensor) -> Tensor:
         """``A @ v`` for a float64 ``[P]`` or ``[P, K]``, in float64."""
-        product: Tensor = (self.matrix @ v.to(self.device, self.dtype)).double()
+        product: Tensor = (self.matrix @ v.to(self.device, self.dtype)).detach().double()
         self.products += 1 if v.ndim == 1 else v.shape[1]
         if not all_finite(product):
             raise NotFinite(f"product {self.products} with A is NaN or infinite")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -15,6 +17,9 @@ OnCheckpoint = Callable[[State], None]
 
 class Progress:
     """A bar on a terminal, and the state handed out every so many steps and at Ctrl-C.
+
+    With `on_checkpoint`, Ctrl-C waits for the end of the step, where the state is whole; a second
+    one does not wait.
 
     Args:
         name: what is computed.
@@ -40,7 +45,8 @@ class Progress:
         self._state, self._on_checkpoint, self._every = state, on_checkpoint, every
         # disable=None: only on a terminal
         self._bar = tqdm(total=total, unit=" products", desc=name, disable=None, leave=False)
-        self._steps = 0
+        self._steps, self._interrupted = 0, False
+        self._handler: Any = None
         self._start = time.perf_counter()
 
     @property
@@ -49,7 +55,15 @@ class Progress:
         return time.perf_counter() - self._start
 
     def __enter__(self) -> Progress:
+        main = threading.current_thread() is threading.main_thread()
+        if self._on_checkpoint is not None and main:
+            self._handler = signal.signal(signal.SIGINT, self._interrupt)
         return self
+
+    def _interrupt(self, number: int, frame: Any) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt
+        self._interrupted = True
 
     def __exit__(
         self,
@@ -58,8 +72,10 @@ class Progress:
         at: TracebackType | None,
     ) -> None:
         self._bar.close()
-        if isinstance(error, KeyboardInterrupt):
-            self._hand_out()
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
+        if self._interrupted and error is None:
+            raise KeyboardInterrupt
 
     def step(self, products: int, note: str = "") -> None:
         """A step is done.
@@ -67,12 +83,17 @@ class Progress:
         Args:
             products: made so far.
             note: what to show beside the bar.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C came during the step.
         """
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(products - self._bar.n)
         self._steps += 1
-        if self._steps % self._every == 0:
+        if self._interrupted or self._steps % self._every == 0:
             self._hand_out()
+        if self._interrupted:
+            raise KeyboardInterrupt
 
     def check(self, state: Mapping[str, Any]) -> None:
         """Refuse a state of another computation.

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hesslab.linalg.basis import KrylovBasis, Storage, random_direction
+from hesslab.linalg.basis import KrylovBasis
 from hesslab.linalg.density import SpectralDensity
 from hesslab.linalg.eigsh import Eigenpairs, eigsh
 from hesslab.linalg.estimate import probe_directions
 from hesslab.linalg.matrix import Counted, MatrixLike
 from hesslab.linalg.progress import OnCheckpoint, Progress, State
+from hesslab.linalg.vectors import Storage, random_direction
 
 # A Ritz pair counts as an eigenpair, and is taken out, if its residual is at most this share of the
 # largest modulus, and at most that share of its own value.
@@ -101,6 +102,8 @@ class _Run:
     ) -> None:
         self._multiply, self._steps, self._probes = multiply, steps, probes
         self._deflate, self._seed, self._limit = deflate, seed, memory_limit
+        P, device = multiply.size, multiply.device
+        self._storage = Storage.of((min(steps, P) + 1) * probes, P, device, memory_limit)
         first, second = np.random.SeedSequence(seed).generate_state(2).tolist()
         self._second = second
         self._pairs: tuple[Tensor, Tensor, Tensor] | None = None
@@ -108,8 +111,14 @@ class _Run:
         self._outliers: KrylovBasis | None = None
         if deflate == "auto":
             generator = torch.Generator().manual_seed(first)
-            start = random_direction(multiply.size, generator)
-            self._outliers = self._basis(start, min(2 * steps, multiply.size), 1, generator)
+            most = min(2 * steps, P)
+            self._outliers = KrylovBasis(
+                random_direction(P, generator),
+                most,
+                Storage.of(most + 1, P, device, memory_limit),
+                tolerance=multiply.rounding,
+                generator=generator,
+            )
 
     def step(self) -> bool:
         """Go on by one product, or one of each probe; False if there is nothing left to do."""
@@ -143,7 +152,7 @@ class _Run:
         return SpectralDensity(
             values,
             residuals,
-            vectors,
+            vectors.to(self._multiply.device),
             *nodes(self._steps),
             *nodes(self._steps // 2),
             size=self._multiply.size,
@@ -172,15 +181,18 @@ class _Run:
 
     def _take_out(self, values: Tensor, vectors: Tensor, residuals: Tensor) -> None:
         """Begin the probes in the space orthogonal to some vectors."""
-        vectors = vectors.to(self._multiply.device)
+        vectors = vectors.to(self._storage.device)
         self._pairs, self._outliers = (values, vectors, residuals), None
         P = self._multiply.size
         left = P - len(values)
         if left == 0:
             return
         draws = probe_directions(P, self._probes, torch.Generator().manual_seed(self._second))
-        steps = min(self._steps, left)
-        self._bases = [self._basis(z, steps, self._probes, against=vectors) for z in draws.T]
+        steps, tolerance = min(self._steps, left), self._multiply.rounding
+        self._bases = [
+            KrylovBasis(z, steps, self._storage, tolerance=tolerance, against=vectors)
+            for z in draws.T
+        ]
 
     def _given(self) -> tuple[Tensor, Tensor, Tensor]:
         """The pairs that the caller gave or asked for."""
@@ -199,25 +211,6 @@ class _Run:
             empty = torch.zeros(0, dtype=torch.float64)
             return empty, torch.zeros(self._multiply.size, 0, dtype=torch.float64), empty
         return pairs.values.cpu(), torch.linalg.qr(pairs.vectors.double()).Q, pairs.residuals.cpu()
-
-    def _basis(
-        self,
-        start: Tensor,
-        steps: int,
-        together: int,
-        generator: torch.Generator | None = None,
-        against: Tensor | None = None,
-    ) -> KrylovBasis:
-        """One of so many bases that are kept together."""
-        P, device = self._multiply.size, self._multiply.device
-        return KrylovBasis(
-            start,
-            steps,
-            Storage.of((steps + 1) * together, P, device, self._limit),
-            tolerance=self._multiply.rounding,
-            generator=generator,
-            against=against,
-        )
 
 
 def _check_request(steps: int, probes: int, deflate: Any, P: int) -> None:

@@ -14,6 +14,7 @@ from hesslab.linalg.complement import Complement
 from hesslab.linalg.estimate import Estimate, mean_of, probe_directions
 from hesslab.linalg.matrix import Counted, MatrixLike
 from hesslab.linalg.sketches import hutch_plus_plus, xtrace
+from hesslab.linalg.vectors import check_room, room
 
 TraceMethod = Literal["deflated", "hutchinson", "hutch++", "xtrace"]
 # XTrace's terms share their vectors: over synthetic spectra its errors are 1.2 to 1.5 times what
@@ -55,7 +56,7 @@ def trace(
         `Estimate`, in units of the matrix.
 
     Raises:
-        ValueError: an argument is out of range, or A is not symmetric.
+        ValueError: an argument is out of range, or "deflated" finds that A is not symmetric.
         NotFinite: a product is NaN or infinite.
         MemoryError: the vectors do not fit.
 
@@ -79,12 +80,12 @@ def trace(
             complement.extend()
         samples = complement.traces()
     elif method == "hutchinson":
-        generator = torch.Generator().manual_seed(seed)
-        Z = probe_directions(multiply.size, products, generator, distribution).to(multiply.device)
-        samples = (Z * multiply(Z)).sum(0).cpu()
+        samples = _hutchinson(multiply, products, distribution, seed, memory_limit)
     elif method == "hutch++":
+        check_room(products, multiply.size, multiply.device, memory_limit)
         samples = hutch_plus_plus(multiply, products, distribution, seed)
     elif method == "xtrace":
+        check_room(3 * products, multiply.size, multiply.device, memory_limit)
         samples = xtrace(multiply, products, seed)
     else:
         raise ValueError(
@@ -95,6 +96,21 @@ def trace(
         width = DEPENDENT * found.half_width
         return replace(found, standard_error=DEPENDENT * found.standard_error, half_width=width)
     return found
+
+
+def _hutchinson(
+    multiply: Counted, products: int, distribution: str, seed: int, memory_limit: int | None
+) -> Tensor:
+    """One number a probe; as many probes at once as fit."""
+    generator = torch.Generator().manual_seed(seed)
+    check_room(3, multiply.size, multiply.device, memory_limit)
+    fit = room(multiply.device, memory_limit) // (24 * multiply.size)
+    samples = []
+    for start in range(0, products, fit):
+        count = min(fit, products - start)
+        Z = probe_directions(multiply.size, count, generator, distribution).to(multiply.device)
+        samples.append((Z * multiply(Z)).sum(0).cpu())
+    return torch.cat(samples)
 
 
 def energy(
@@ -136,7 +152,8 @@ def energy(
     multiply = Counted(A)
     _check_energy(rtol, probes, max_products)
     P = multiply.size
-    steps = min(P, max_products - probes)
+    fit = room(multiply.device, memory_limit) // (8 * P) - 2 * probes - 1
+    steps = min(P, max_products - probes, max(fit, 1))
     complement = Complement(
         multiply,
         steps,
@@ -154,7 +171,8 @@ def energy(
             sums.append(complement.squares())
             total = float(sums[-1].mean())
             captured.append(complement.captured() / total if total else 0.0)
-        change = abs(float(sums[-1].mean() - sums[-3:][0].mean()))
+        whole = complement.basis.is_whole  # then there is nothing outside
+        change = 0.0 if whole else abs(float(sums[-1].mean() - sums[-3:][0].mean()))
         found = mean_of(sums[-1], products=multiply.products, seed=seed, bias=change)
         left = max_products - multiply.products
         if not found.standard_error > rtol * found.estimate or left < 1:
@@ -224,4 +242,4 @@ def diagonal(
         complement.extend()
     exact, samples = complement.diagonals()
     error = samples.std(1) / samples.shape[1] ** 0.5
-    return exact + samples.mean(1), error
+    return (exact + samples.mean(1)).to(multiply.device), error.to(multiply.device)

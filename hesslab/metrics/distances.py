@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-import scipy.spatial.distance
 import scipy.special
 import scipy.stats
 
@@ -58,8 +57,8 @@ def wasserstein(
     y, v = rows_of(other, other_weights)
     if bulk is not None:
         u, v = u * (np.abs(x) <= bulk), v * (np.abs(y) <= bulk)
-        if not (u.sum() and v.sum()):
-            raise ValueError(f"bulk={bulk} leaves nothing of one of the spectra")
+        if not (u.sum(1).all() and v.sum(1).all()):
+            raise ValueError(f"bulk={bulk} leaves nothing of a spectrum, or of one of its rows")
     if transform not in ("none", "asinh", "log"):
         raise ValueError(f'transform={transform!r}; expected "none", "asinh" or "log"')
     if transform != "none":
@@ -121,12 +120,19 @@ def divergence(
     if not width > 0 or points < 10:
         raise ValueError(f"width={width}, points={points}: expected a positive width, 10 points")
     grid = np.linspace(low - 5 * width, high + 5 * width, points)
+    if width < grid[1] - grid[0]:
+        raise ValueError(
+            f"width={width:.3g} is below the grid's spacing, {grid[1] - grid[0]:.3g}, and would "
+            "lose eigenvalues; take a wider kernel or more points"
+        )
 
     def distance(a: Array, b: Array, c: Array, d: Array) -> float:
         p, q = _smooth(a, b, grid, width), _smooth(c, d, grid, width)
         if kind == "kullback-leibler":
             return float(scipy.special.rel_entr(p, q).sum())
-        return float(scipy.spatial.distance.jensenshannon(p, q) ** 2)
+        m = (p + q) / 2
+        both = scipy.special.rel_entr(p, m).sum() + scipy.special.rel_entr(q, m).sum()
+        return max(float(both) / 2, 0.0)
 
     if kind not in ("jensen-shannon", "kullback-leibler"):
         raise ValueError(f'kind={kind!r}; expected "jensen-shannon" or "kullback-leibler"')

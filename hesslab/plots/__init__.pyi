@@ -9,6 +9,8 @@ from .look import INK as INK
 from .look import PALETTE as PALETTE
 from .look import style as style
 from .pictures import images as images
+from .quadrature import cumulative as cumulative
+from .quadrature import intervals as intervals
 from .regression import compare_samples as compare_samples
 from .regression import curve as curve
 from .regression import function_samples as function_samples

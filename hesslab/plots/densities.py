@@ -65,7 +65,7 @@ def densities(
         NotFinite: a number is NaN or infinite.
         MissingExtra: matplotlib is not installed.
     """
-    found = _checked(spectra)
+    found = atoms_of(spectra)
     positive("width", width)
     positive("scale", scale)
     if size != int(size) or size < 1:
@@ -75,7 +75,7 @@ def densities(
     if unknown:
         raise ValueError(f"outliers has {unknown}, which spectra has not; use its names")
     exact = None if reference is None else vector("reference", reference)
-    s = _scale(found) if scale is None else scale
+    s = median_modulus(found) if scale is None else scale
     grid = _grid([*(x for x, _ in found.values()), *([] if exact is None else [exact])], s, width)
     one = 1 / (size * width * np.sqrt(2 * np.pi))
     with style():
@@ -95,7 +95,7 @@ def densities(
         axes.set_ylim(one / 10, 3 * max(heights))
         axes.axhspan(one / 10, one, color=INK, alpha=0.08, linewidth=0,
                      label="less than one eigenvalue")  # fmt: skip
-        _asinh_axis(axes, "x", np.sinh(grid[[0, -1]]) * s, s)
+        asinh_axis(axes, "x", np.sinh(grid[[0, -1]]) * s, s)
         axes.set_xlabel(f"eigenvalue λ, even up to s = {s:.1g}, logarithmic beyond")
         axes.set_ylabel("density per unit of asinh(λ / s)")
         legend_above(figure, [axes])
@@ -135,12 +135,14 @@ def densities_over_time(
             f"there are {len(times)} steps and {len(spectra)} spectra; expected two or more of "
             "both, with steps that grow"
         )
-    found = _checked(
+    found = atoms_of(
         {f"step {t:g}": pair for t, pair in zip(times, spectra, strict=True)}, many=True
     )
     positive("width", width)
     positive("scale", scale)
-    s = _scale(found) if scale is None else scale
+    if size != int(size) or size < 1:
+        raise ValueError(f"size={size} is out of range: expected the number of eigenvalues")
+    s = median_modulus(found) if scale is None else scale
     grid = _grid([x for x, _ in found.values()], s, width)
     one = 1 / (size * width * np.sqrt(2 * np.pi))
     heights = np.array([_bells(x, w, grid, s, width).mean(0) for x, w in found.values()]).T
@@ -156,7 +158,7 @@ def densities_over_time(
             sides, edges, np.ma.masked_less(heights, one / 2), cmap=colours,
             norm=LogNorm(one / 2, float(heights.max())), rasterized=True,
         )  # fmt: skip
-        _asinh_axis(axes, "y", np.sinh(grid[[0, -1]]) * s, s)
+        asinh_axis(axes, "y", np.sinh(grid[[0, -1]]) * s, s)
         axes.set(xlabel=xlabel, ylabel="eigenvalue")
         bar = figure.colorbar(mesh, ax=axes, label="density per unit of asinh")
         bar.outline.set_visible(False)
@@ -164,7 +166,7 @@ def densities_over_time(
     return figure
 
 
-def _checked(spectra: Mapping[str, Atoms], *, many: bool = False) -> dict[str, tuple[Array, Array]]:
+def atoms_of(spectra: Mapping[str, Atoms], *, many: bool = False) -> dict[str, tuple[Array, Array]]:
     """Values and weights ``[q, n]`` by name."""
     if not spectra or (len(spectra) > len(PALETTE) and not many):
         raise ValueError(
@@ -186,7 +188,7 @@ def _checked(spectra: Mapping[str, Atoms], *, many: bool = False) -> dict[str, t
     return found
 
 
-def _scale(found: Mapping[str, tuple[Array, Array]]) -> float:
+def median_modulus(found: Mapping[str, tuple[Array, Array]]) -> float:
     """The median modulus by weight, or a thousandth of the largest where that is zero."""
     sizes = np.abs(np.concatenate([x.ravel() for x, _ in found.values()]))
     weights = np.concatenate([w.ravel() for _, w in found.values()])
@@ -217,7 +219,7 @@ def _draw(axes: Axes, x: Array, rows: Array, name: str, colour: str, dash: objec
         axes.fill_between(x, rows.min(0), rows.max(0), color=colour, alpha=0.2, linewidth=0)
 
 
-def _asinh_axis(axes: Axes, name: Literal["x", "y"], ends: Array, s: float) -> None:
+def asinh_axis(axes: Axes, name: Literal["x", "y"], ends: Array, s: float) -> None:
     """An axis of asinh with ticks at zero and at powers of ten that stand apart."""
     from matplotlib.ticker import NullLocator
 

@@ -18,13 +18,18 @@ from torch import Tensor, nn
 
 from hesslab._files import write_aside
 from hesslab.errors import DamagedFile
-from hesslab.linalg import Eigenpairs, Estimate, MatrixLike, eigsh
+from hesslab.linalg import Eigenpairs, Estimate, MatrixLike, SpectralDensity, eigsh
 from hesslab.linalg.eigsh import End
 from hesslab.metrics import Quantity
 
+MOST = 10_000  # numbers of an array in one visit
+
 
 class Eigenvalues:
-    """Extreme eigenvalues, each visit started from the vectors of the one before.
+    """Extreme eigenvalues, from a random start at each visit.
+
+    A start from the last visit's vectors converges in fewer products, and then does not see that
+    another eigenvalue has become the largest. With enough products to see it, nothing is saved.
 
     Args:
         k: number of pairs.
@@ -32,24 +37,29 @@ class Eigenvalues:
         rtol: residual that counts as converged, relative to the largest modulus.
         max_products: limit of a visit.
 
-    Attributes:
-        pairs: of the last visit.
-        start: ``[P, k]``, its vectors; None before the first.
+        seed: of the start.
     """
 
     def __init__(
-        self, k: int = 1, *, which: End = "largest", rtol: float = 0.03, max_products: int = 200
+        self,
+        k: int = 1,
+        *,
+        which: End = "largest",
+        rtol: float = 0.03,
+        max_products: int = 200,
+        seed: int = 0,
     ) -> None:
-        self._options: dict[str, Any] = {"which": which, "rtol": rtol, "max_products": max_products}
         self._k = k
-        self.pairs: Eigenpairs | None = None
-        self.start: Tensor | None = None
+        self._options: dict[str, Any] = {"which": which, "rtol": rtol}
+        self._options |= {"max_products": max_products, "seed": seed}
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in self._options.items())
+        return f"Eigenvalues({self._k}, {options})"
 
     def __call__(self, A: MatrixLike) -> Eigenpairs:
         """The pairs of a matrix."""
-        self.pairs = eigsh(A, self._k, start=self.start, **self._options)
-        self.start = self.pairs.vectors
-        return self.pairs
+        return eigsh(A, self._k, **self._options)
 
 
 class CurvatureTracker:
@@ -94,7 +104,11 @@ class CurvatureTracker:
         self._matrix, self._follow, self._path = matrix, dict(follow), Path(path)
         self._every = every
         self.seconds = 0.0
-        about = {"follow": list(self._follow), "every": every}
+        described = {
+            name: repr(function) if isinstance(function, Eigenvalues) else "a function"
+            for name, function in self._follow.items()
+        }
+        about = {"follow": described, "every": every}
         self._visited = self._continue(about) if self._path.exists() else self._begin(about)
 
     def is_due(self, step: int) -> bool:
@@ -121,7 +135,6 @@ class CurvatureTracker:
                 found |= flat(name, function(A))
         seconds = time.perf_counter() - start
         self.seconds += seconds
-        self._save_starts()
         self._append({"step": step, "seconds": round(seconds, 3), **found})
         self._visited.add(step)
 
@@ -138,8 +151,7 @@ class CurvatureTracker:
     def _continue(self, about: Mapping[str, Any]) -> set[int]:
         """The steps in the file; what a kill left of a last line is cut off."""
         text = self._path.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
+        if text != (whole := _whole_lines(text)):
             with write_aside(self._path) as aside:
                 aside.write_text(whole, encoding="utf-8")
         found, visits = read_visits(self._path)
@@ -148,27 +160,7 @@ class CurvatureTracker:
                 f"{self._path} is of a tracker with {found}, and this one has {about}; give "
                 "another path, or the same arguments"
             )
-        if self._starts.exists():
-            starts = torch.load(self._starts, weights_only=True)
-            for name, function in self._follow.items():
-                if isinstance(function, Eigenvalues):
-                    function.start = starts.get(name)
         return {visit["step"] for visit in visits}
-
-    @property
-    def _starts(self) -> Path:
-        return self._path.with_name(self._path.name + ".vectors")
-
-    def _save_starts(self) -> None:
-        """What the next visit starts from, for a training that is resumed."""
-        starts = {
-            name: function.start.cpu()
-            for name, function in self._follow.items()
-            if isinstance(function, Eigenvalues) and function.start is not None
-        }
-        if starts:
-            with write_aside(self._starts) as aside:
-                torch.save(starts, aside)
 
 
 def read_visits(
@@ -186,11 +178,17 @@ def read_visits(
         DamagedFile: the file is none of a tracker.
     """
     try:
-        lines = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        text = _whole_lines(Path(path).read_text(encoding="utf-8"))
+        lines = [json.loads(line) for line in text.splitlines()]
         about, *visits = lines
         return about["tracker"], sorted(visits, key=lambda visit: visit["step"])
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise DamagedFile(f"{path} is no file of a CurvatureTracker ({error!r})") from error
+
+
+def _whole_lines(text: str) -> str:
+    """Without what a kill may have left of a last line."""
+    return text[: text.rfind("\n") + 1]
 
 
 def flat(name: str, result: Any) -> dict[str, Any]:
@@ -198,8 +196,8 @@ def flat(name: str, result: Any) -> dict[str, Any]:
 
     Args:
         name: of the result.
-        result: a number, an array, an `Estimate`, `Quantity`, `Eigenpairs`, or a mapping or
-            dataclass of those.
+        result: a number, an array, an `Estimate`, `Quantity`, `Eigenpairs`, `SpectralDensity`, or
+            a mapping or dataclass of those.
 
     Returns:
         ``{name: value}`` and, where there are errors, ``{name_error: ...}``; parts of a mapping or
@@ -207,6 +205,7 @@ def flat(name: str, result: Any) -> dict[str, Any]:
 
     Raises:
         TypeError: it is something else.
+        ValueError: it is an array of more than 10,000 numbers.
     """
     if isinstance(result, Estimate):
         return {
@@ -223,7 +222,16 @@ def flat(name: str, result: Any) -> dict[str, Any]:
             f"{name}_residual": result.residuals.tolist(),
             f"{name}_products": result.products,
         }
+    if isinstance(result, SpectralDensity):
+        found = {"eigenvalues": result.eigenvalues, "energies": result.energies()}
+        return flat(name, found | {"products": result.products})
     if isinstance(result, Tensor | np.ndarray | np.generic):
+        size = int(np.prod(result.shape))
+        if size > MOST:
+            raise ValueError(
+                f"{name} gave {size} numbers, and a visit keeps at most {MOST} of each; return "
+                "what you want to know of them"
+            )
         return {name: result.tolist()}
     if isinstance(result, bool | int | float | str):
         return {name: result}

@@ -1,5 +1,7 @@
 """Extreme eigenpairs of matrices whose spectrum was chosen."""
 
+import copy
+
 import numpy as np
 import pytest
 import scipy.sparse.linalg
@@ -185,23 +187,76 @@ def test_blocks_find_the_copies_of_a_repeated_eigenvalue_and_lanczos_one():
     torch.testing.assert_close(single.values, values[[0, 3]].double(), rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("method", ["lanczos", "lobpcg"])
-def test_a_warm_start_needs_fewer_products(method):
+def test_a_warm_start_of_blocks_needs_fewer_products():
     A = symmetric(netlike(1000))
-    before = hl.linalg.eigsh(A, 3, rtol=1e-4, method=method)
+    options = {"rtol": 1e-3, "method": "lobpcg", "seed": 7}
+    before = hl.linalg.eigsh(A, 3, rtol=1e-4, method="lobpcg")
     noise = symmetric(1e-3 * torch.randn(1000, generator=torch.Generator().manual_seed(1)), seed=1)
-    cold = hl.linalg.eigsh(A + noise, 3, rtol=1e-3, method=method, seed=7)
-    warm = hl.linalg.eigsh(A + noise, 3, rtol=1e-3, method=method, seed=7, start=before.vectors)
+    cold = hl.linalg.eigsh(A + noise, 3, **options)
+    warm = hl.linalg.eigsh(A + noise, 3, start=before.vectors, **options)
     assert warm.converged.all()
     torch.testing.assert_close(warm.values, cold.values, rtol=1e-3, atol=0)
     assert warm.products < cold.products
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("method", ["lanczos", "lobpcg"])
+def test_a_start_from_a_former_largest_eigenvector_sees_the_new_one(method, dtype):
+    values = torch.cat([torch.tensor([2.4, 2.0]), torch.linspace(0, 1, 398)])
+    A = torch.diag(values).to(dtype)
+    old = torch.eye(400, dtype=dtype)[:, 1]
+    pairs = hl.linalg.eigsh(A, 1, start=old, method=method, rtol=1e-2)
+    torch.testing.assert_close(pairs.values, torch.tensor([2.4]).double(), rtol=1e-2, atol=0)
+    several = hl.linalg.eigsh(A, 2, start=torch.eye(400, dtype=dtype)[:, 10:13], method=method)
+    torch.testing.assert_close(several.values, values[:2].double(), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_small_matrices_to_more_than_rounding_come_to_an_end(dtype):
+    for P in range(1, 11):
+        A = symmetric(torch.randn(P, generator=torch.Generator().manual_seed(P))).to(dtype)
+        for k in range(1, P + 1):
+            for method in ("lanczos", "lobpcg"):
+                pairs = hl.linalg.eigsh(A, k, method=method, rtol=1e-15)
+                expected = torch.linalg.eigvalsh(A.double()).flip(0)[:k]
+                torch.testing.assert_close(pairs.values, expected, rtol=0, atol=1e-5)
+
+
+def test_a_basis_in_float32_takes_its_rounding_for_no_asymmetry():
+    for seed in range(8):
+        A = symmetric(netlike(400, seed), seed)
+        pairs = hl.linalg.eigsh(A, 3, which="both", rtol=1e-5, memory_limit=4 * 400 * 28)
+        exact = torch.linalg.eigvalsh(A).flip(0)[[0, 1, -1]]
+        torch.testing.assert_close(pairs.values, exact, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["lanczos", "lobpcg"])
+@pytest.mark.parametrize("at", [9, 21, 33, 50])
+def test_ctrl_c_waits_for_the_end_of_a_step_and_the_rest_is_the_same_to_the_bit(method, at):
+    A = symmetric(torch.linspace(-1, 1, 300) ** 3)
+    options = {"which": "both", "method": method, "rtol": 1e-9, "memory_limit": 8 * 300 * 80}
+    whole = hl.linalg.eigsh(A, 4, **options)
+    states = []
+    interrupting = Failing(A, at, None)
+    with pytest.raises(KeyboardInterrupt):
+        hl.linalg.eigsh(
+            interrupting,
+            4,
+            on_checkpoint=lambda state: states.append(copy.deepcopy(state)),
+            checkpoint_every=1000,
+            **options,
+        )
+    assert len(states) == 1
+    resumed = hl.linalg.eigsh(A, 4, state=states[0], **options)
+    assert torch.equal(whole.vectors, resumed.vectors)
+    assert whole.products == resumed.products
+
+
 @pytest.mark.parametrize("method", ["lanczos", "lobpcg"])
 def test_a_resumed_search_equals_the_unbroken_one_to_the_bit(method, tmp_path):
     A = symmetric(torch.linspace(-1, 1, 300) ** 3)
-    # room for 36 steps, then Lanczos restarts
-    options = {"which": "both", "method": method, "rtol": 1e-9, "memory_limit": 8 * 300 * 37}
+    room = 8 * 300 * (37 if method == "lanczos" else 72)  # 36 steps, then Lanczos restarts
+    options = {"which": "both", "method": method, "rtol": 1e-9, "memory_limit": room}
     whole = hl.linalg.eigsh(A, 4, **options)
     assert whole.products > 60
     saved = tmp_path / "state.pt"
@@ -230,7 +285,7 @@ def test_a_basis_that_is_restarted_gives_what_an_unlimited_one_gives():
     torch.testing.assert_close(free.values, tight.values, rtol=1e-10, atol=0)
     with pytest.raises(MemoryError, match="take fewer steps, or give a larger memory_limit"):
         hl.linalg.eigsh(A, 8, memory_limit=8 * 600 * 5)
-    with pytest.raises(MemoryError, match='take method="lanczos", fewer pairs'):
+    with pytest.raises(MemoryError, match=r"120 vectors of 600 numbers .* larger memory_limit"):
         hl.linalg.eigsh(A, 8, method="lobpcg", memory_limit=8 * 600 * 37)
 
 
@@ -275,6 +330,16 @@ def test_nan_names_the_product():
         (torch.eye(4), {"k": 5}, "k=5 is out of range"),
         (torch.eye(4), {"k": 2.5}, "k=2.5 is out of range"),
         (torch.eye(40), {"k": 5, "max_products": 5}, "max_products=5 .* expected at least 6"),
+        (
+            torch.eye(40),
+            {"k": 5, "max_products": 7, "method": "lobpcg"},
+            "max_products=7 .* expected at least 8",
+        ),
+        (
+            torch.eye(40),
+            {"k": 2, "start": torch.ones(2, 40), "method": "lobpcg"},
+            r"start has shape \(2, 40\); expected \[40\]",
+        ),
         (torch.eye(4).bfloat16(), {"k": 1}, "A is torch.bfloat16; expected a real floating"),
         (torch.eye(4), {"k": 1, "which": "LM"}, "which='LM'; expected \"largest\""),
         (torch.eye(4), {"k": 1, "method": "power"}, "method='power'; expected \"lanczos\" or"),

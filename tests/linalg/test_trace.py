@@ -137,6 +137,20 @@ def test_diagonal_and_its_errors():
     assert float(none.max()) < 1e-10
 
 
+def test_energy_is_exact_where_the_space_is_whole_and_keeps_to_its_memory():
+    found = hl.linalg.energy(symmetric([2.0, -1.0]))
+    assert found.half_width < 1e-10
+    A = Rotated(toy(4000))
+    small = hl.linalg.energy(A, memory_limit=8 * 4000 * 40)
+    assert small.low < np.square(A.values).mean() < small.high
+    for method in METHODS:
+        with pytest.raises(MemoryError, match="give a larger memory_limit"):
+            hl.linalg.trace(A, method=method, memory_limit=1000)
+    limited = hl.linalg.trace(A, method="hutchinson", memory_limit=24 * 4000 * 7)
+    whole = hl.linalg.trace(A, method="hutchinson")
+    assert limited.standard_error == pytest.approx(whole.standard_error, rel=0.5)
+
+
 def test_nan_and_bad_arguments():
     A = torch.eye(50, dtype=torch.float64)
     A[2, 2] = torch.nan

@@ -47,7 +47,8 @@ def test_divergences_have_their_closed_forms():
     x = rng.normal(size=4000)
     same = m.divergence(x, x)
     assert same.value == pytest.approx(0, abs=1e-12)
-    apart = m.divergence(x, x + 1000, width=0.1)
+    assert m.divergence(x, x * (1 + 1e-13)).value == pytest.approx(0, abs=1e-12)
+    apart = m.divergence(x, x + 1000, width=2)
     assert apart.value == pytest.approx(math.log(2), rel=1e-6)
     # two normal densities of deviation sqrt(1 + width^2), one standard deviation apart
     width = 0.3
@@ -60,10 +61,11 @@ def test_divergences_have_their_closed_forms():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x: m.wasserstein(x, x, bulk=0.0), "bulk=0.0 leaves nothing of one of the spectra"),
+        (lambda x: m.wasserstein(x, x, bulk=0.0), "bulk=0.0 leaves nothing of a spectrum"),
         (lambda x: m.wasserstein(x, x, transform="sqrt"), "transform='sqrt'; expected \"none\""),
         (lambda x: m.wasserstein(x, x, transform="log", scale=0), "scale=0 is out of range"),
         (lambda x: m.divergence(x, x, kind="hellinger"), "kind='hellinger'; expected \"jensen"),
+        (lambda x: m.divergence(x, x, width=1e-6, points=10), "is below the grid's spacing"),
         (lambda x: m.divergence(x, x, width=0), "expected a positive width, 10 points"),
     ],
 )

@@ -63,7 +63,9 @@ def test_each_visit_tells_what_the_matrix_is_there(tmp_path):
     tracker = CurvatureTracker(lambda m: hl.Hessian(m, loss, data), follow, path=path, every=4)
     hl.training.fit(model, loss, data, tracker=tracker, lr=0.02, batch_size=16, epochs=3)
     about, visits = read_visits(path)
-    assert about == {"follow": list(follow), "every": 4}
+    assert list(about["follow"]) == list(follow)
+    assert about["follow"]["top"].startswith("Eigenvalues(2, which='largest'")
+    assert about["every"] == 4
     assert [visit["step"] for visit in visits] == [0, 4, 8, 12]
     for i, visit in enumerate(visits):
         np.testing.assert_allclose(visit["top"], visit["exact"], rtol=1e-4)
@@ -76,12 +78,37 @@ def test_each_visit_tells_what_the_matrix_is_there(tmp_path):
         assert visit["ratio_error"] is None  # there are no residuals
 
 
-def test_a_warm_start_makes_later_visits_cheaper(tmp_path):
-    follow = {"top": Eigenvalues(1, rtol=1e-2)}
-    run(tmp_path / "visits.jsonl", follow=follow, every=2, epochs=6)
-    _, visits = read_visits(tmp_path / "visits.jsonl")
-    products = [visit["top_products"] for visit in visits]
-    assert np.mean(products[1:]) < products[0]
+def test_another_eigenvalue_that_becomes_the_largest_is_seen(tmp_path):
+    values = torch.linspace(0, 0.5, 400)
+    path = tmp_path / "visits.jsonl"
+
+    def matrix(model):
+        values[-2:] = torch.tensor([2.0 - 0.1 * matrix.visits, 1.2 + 0.1 * matrix.visits])
+        matrix.visits += 1
+        return torch.diag(values)
+
+    matrix.visits = 0
+    tracker = CurvatureTracker(matrix, {"top": Eigenvalues(1)}, path=path, every=1)
+    for step in range(12):
+        tracker(nn.Linear(1, 1), step)
+    found = [visit["top"][0] for visit in read_visits(path)[1]]
+    expected = [max(2.0 - 0.1 * i, 1.2 + 0.1 * i) for i in range(12)]
+    np.testing.assert_allclose(found, expected, rtol=1e-2)
+
+
+def test_a_density_is_told_by_its_energies_and_long_arrays_are_refused(tmp_path):
+    model, loss, data = parts()
+    path = tmp_path / "visits.jsonl"
+    follow = {"density": lambda H: hl.linalg.spectral_density(H, steps=8, probes=2)}
+    tracker = CurvatureTracker(lambda m: hl.Hessian(m, loss, data), follow, path=path)
+    tracker(model, 0)
+    (visit,) = read_visits(path)[1]
+    assert {"density.eigenvalues", "density.energies.L1_negative", "density.products"} <= set(visit)
+    assert path.stat().st_size < 4000
+    follow = {"all": lambda H: torch.zeros(10_001)}
+    long = CurvatureTracker(lambda m: None, follow, path=tmp_path / "b.jsonl")
+    with pytest.raises(ValueError, match="all gave 10001 numbers, and a visit keeps at most 10000"):
+        long(model, 0)
 
 
 def test_a_killed_training_goes_on_with_its_visits(tmp_path):
@@ -104,6 +131,7 @@ def test_a_killed_training_goes_on_with_its_visits(tmp_path):
         run(path, follow={"top": Cut(2, rtol=1e-3)}, every=3, epochs=6, checkpoint=checkpoint)
     with path.open("a") as file:
         file.write('{"step": 12, "top": [0.')  # a line that the power cut broke
+    assert len(read_visits(path)[1]) == 4  # a broken line is no visit
     resumed, _ = run(path, every=3, epochs=6, checkpoint=checkpoint)
     assert torch.equal(whole, resumed)
     expected, found = read_visits(tmp_path / "whole.jsonl")[1], read_visits(path)[1]
@@ -158,6 +186,8 @@ def test_bad_arguments_and_files(tmp_path):
         with pytest.raises(ValueError, match=r"every=.*expected a number of steps"):
             make(every=every)
     make()
+    with pytest.raises(ValueError, match=r"is of a tracker with .*, and this one has"):
+        make(follow={"a": Eigenvalues(1)})
     with pytest.raises(ValueError, match=r"is of a tracker with .*'every': 5.*, and this one has"):
         make(every=7)
     with pytest.raises(TypeError, match="a gave a object; expected a number"):
