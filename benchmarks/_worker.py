@@ -28,13 +28,22 @@ from hesslab.operators.allocator import keep_freed_memory
 
 UNIT = Candidate("gradient", "torch", unit, "gradient", alone=True)
 ALL = [UNIT, *OURS, *PEERS]
+# What torch alone computes in float32 shows what rounding and flipped ReLUs do to a network.
+PLAIN = ("double backward", "jvp(grad)", "torch.func.jvp", "kept graph")
 SHORTEST = 0.02  # s of CPU time that one timing should take
 LONG = 0.5  # s of a gradient, where a block takes a minute: none is timed, and two rounds do
 
 
 def reference(job: dict[str, Any], s: Setting) -> dict[str, Any]:
-    torch.save(references(s), job["file"])
-    return {"parameters": s.v.numel(), "multiplications": multiplications(s)}
+    """The float64 products, to a file; and how far off torch alone is in float32."""
+    wanted = references(s)
+    torch.save(wanted, job["file"])
+    plain = [_difference(c, c.start(s), s, wanted) for c in PEERS if c.route in PLAIN]
+    return {
+        "parameters": s.v.numel(),
+        "multiplications": multiplications(s),
+        "plain_difference": max(plain),
+    }
 
 
 def timings(job: dict[str, Any], s: Setting) -> dict[str, Any]:

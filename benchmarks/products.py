@@ -44,9 +44,7 @@ TOLD = (  # what our cached Hessian says of itself
     "construction_seconds",
     "trace_seconds",
 )
-# What torch alone computes in float32 shows what rounding and flipped ReLUs do to a network.
-PLAIN = ("double backward", "jvp(grad)", "torch.func.jvp", "kept graph")
-WRONG = 2.0  # times the largest difference of those,
+WRONG = 2.0  # times the largest difference of what torch alone computes in float32,
 WRONG_WITHIN = 1e-5, 1e-2  # within these limits, relative to the norm
 
 
@@ -131,9 +129,8 @@ def _summary(
                 "difference": worst,
             }
         )
-    plain = [row["difference"] for row in rows if row["route"] in PLAIN]
     least, most = WRONG_WITHIN
-    limit = min(most, max(least, WRONG * max(plain, default=0.0)))
+    limit = min(most, max(least, WRONG * floor["plain_difference"]))
     for row in rows:
         row["wrong"] = not row["difference"] <= limit
     failures = {name: why for process in processes for name, why in process["failures"].items()}
