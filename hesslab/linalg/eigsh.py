@@ -116,21 +116,7 @@ def eigsh(
     limit = 20 * k + 200 if max_products is None else max_products
     _check_request(k, P, which, method, rtol, limit)
     k = int(k)
-    generator = torch.Generator().manual_seed(seed)
-    solver: ThickRestart | Block
-    if method == "lobpcg":
-        solver = Block(
-            multiply,
-            k,
-            lambda values, n: wanted(values, n, which),
-            start,
-            generator,
-            tolerance=0.5 * rtol,
-            memory_limit=memory_limit,
-        )
-    else:
-        basis = _basis(multiply, k, limit, start, generator, memory_limit)
-        solver = ThickRestart(multiply, basis, k, which, least=0 if start is None else k + WARM)
+    solver = _solver(multiply, k, which, method, rtol, limit, start, seed, memory_limit)
     request = {"P": P, "dtype": str(multiply.dtype), "seed": seed}
     request |= {"k": k, "which": which, "method": method}
     progress = Progress(
@@ -146,15 +132,7 @@ def eigsh(
             progress.check(state)
             solver.load(state["solver"])
             multiply.products = state["products"]
-        while True:
-            values, residuals, scale = solver.estimates()
-            done = solver.may_end and bool((residuals <= 0.5 * rtol * scale).all())
-            left = limit - 1 - multiply.products
-            if done or solver.is_whole or left < solver.price:
-                break
-            solver.step(left)
-            note = f"residual {float(residuals.max()):.1e}" if len(residuals) else ""
-            progress.step(multiply.products, note)
+        values, residuals, scale = _search(solver, multiply, limit - 1, 0.5 * rtol, progress)
     vectors = solver.vectors().to(multiply.device)
     residuals = _verified(multiply, vectors, values.to(multiply.device), residuals)
     return Eigenpairs(
@@ -168,27 +146,60 @@ def eigsh(
     )
 
 
-def _basis(
+def _solver(
     multiply: Counted,
     k: int,
+    which: End,
+    method: Method,
+    rtol: float,
     limit: int,
     start: Tensor | None,
-    generator: torch.Generator,
+    seed: int,
     memory_limit: int | None,
-) -> KrylovBasis:
-    """As large as the products are many, if float64 vectors fit; else for 2 k + 20 of them."""
-    P = multiply.size
+) -> ThickRestart | Block:
+    P, generator = multiply.size, torch.Generator().manual_seed(seed)
+    if method == "lobpcg":
+        return Block(
+            multiply,
+            k,
+            lambda values, n: wanted(values, n, which),
+            start,
+            generator,
+            tolerance=0.5 * rtol,
+            memory_limit=memory_limit,
+        )
+    # Room for all products, if float64 vectors fit; else for 2 k + 20 of them.
     steps = min(P, limit, max(2 * k + 20, room(multiply.device, memory_limit) // (8 * P) - 1))
     first = direction_of(start, multiply, generator)
     if start is not None:
         first = first + random_direction(P, generator)
-    return KrylovBasis(
+    basis = KrylovBasis(
         first,
         steps,
         Storage.of(steps + 1, P, multiply.device, memory_limit),
         tolerance=multiply.rounding,
         generator=generator,
     )
+    return ThickRestart(multiply, basis, k, which, least=0 if start is None else k + WARM)
+
+
+def _search(
+    solver: ThickRestart | Block,
+    multiply: Counted,
+    limit: int,
+    tolerance: float,
+    progress: Progress,
+) -> tuple[Tensor, Tensor, float]:
+    """Go on until the wanted pairs have converged or the products are spent."""
+    while True:
+        values, residuals, scale = solver.estimates()
+        done = solver.may_end and bool((residuals <= tolerance * scale).all())
+        left = limit - multiply.products
+        if done or solver.is_whole or left < solver.price:
+            return values, residuals, scale
+        solver.step(left)
+        note = f"residual {float(residuals.max()):.1e}" if len(residuals) else ""
+        progress.step(multiply.products, note)
 
 
 def _verified(multiply: Counted, vectors: Tensor, values: Tensor, residuals: Tensor) -> Tensor:

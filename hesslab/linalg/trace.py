@@ -68,17 +68,8 @@ def trace(
         raise ValueError(f"products={products} is out of range: expected at least 6")
     if method == "deflated":
         steps = min(2 * products // 3, multiply.size)
-        complement = Complement(
-            multiply,
-            steps,
-            products - steps,
-            distribution=distribution,
-            seed=seed,
-            memory_limit=memory_limit,
-        )
-        while complement.basis.size < steps:
-            complement.extend()
-        samples = complement.traces()
+        options = (distribution, seed, memory_limit)
+        samples = _grown(multiply, steps, products - steps, *options).traces()
     elif method == "hutchinson":
         samples = _hutchinson(multiply, products, distribution, seed, memory_limit)
     elif method == "hutch++":
@@ -96,6 +87,28 @@ def trace(
         width = DEPENDENT * found.half_width
         return replace(found, standard_error=DEPENDENT * found.standard_error, half_width=width)
     return found
+
+
+def _grown(
+    multiply: Counted,
+    steps: int,
+    probes: int,
+    distribution: str,
+    seed: int,
+    memory_limit: int | None,
+) -> Complement:
+    """Probes seen from outside a Krylov space of so many steps."""
+    complement = Complement(
+        multiply,
+        steps,
+        probes,
+        distribution=distribution,
+        seed=seed,
+        memory_limit=memory_limit,
+    )
+    while complement.basis.size < steps:
+        complement.extend()
+    return complement
 
 
 def _hutchinson(
@@ -230,16 +243,7 @@ def diagonal(
     if products != int(products) or products < 6:
         raise ValueError(f"products={products} is out of range: expected at least 6")
     steps = min(products // 2, multiply.size)
-    complement = Complement(
-        multiply,
-        steps,
-        products - steps,
-        distribution="rademacher",
-        seed=seed,
-        memory_limit=memory_limit,
-    )
-    while complement.basis.size < steps:
-        complement.extend()
-    exact, samples = complement.diagonals()
+    options = ("rademacher", seed, memory_limit)
+    exact, samples = _grown(multiply, steps, products - steps, *options).diagonals()
     error = samples.std(1) / samples.shape[1] ** 0.5
     return (exact + samples.mean(1)).to(multiply.device), error.to(multiply.device)
