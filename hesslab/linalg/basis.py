@@ -215,6 +215,12 @@ class KrylovBasis:
         return w
 
 
+def check_projection(T: Tensor, allowed: float) -> None:
+    """Refuse a matrix whose projection ``T`` on orthonormal vectors is not symmetric."""
+    apart, size = float((T - T.T).norm()), float(T.norm())
+    check_symmetry(apart / size if size else 0.0, allowed)
+
+
 def check_symmetry(measured: float, allowed: float) -> None:
     """Refuse a matrix whose products are not those of a symmetric one.
 

@@ -35,7 +35,6 @@ class Complement:
         multiply: Counted,
         capacity: int,
         probes: int,
-        *,
         distribution: str,
         seed: int,
         memory_limit: int | None,
@@ -67,6 +66,12 @@ class Complement:
     def extend(self) -> None:
         """One more Lanczos step: one product."""
         self.basis.absorb(self._multiply(self.basis.direction))
+
+    def fill(self) -> Complement:
+        """All the steps that there is room for; returns itself."""
+        while not (self.basis.is_full or self.basis.is_whole):
+            self.extend()
+        return self
 
     def captured(self) -> float:
         """What the last step added to the squared norm of A in the Krylov space."""

@@ -55,6 +55,7 @@ class Eigenpairs:
         )
 
 
+# More lines than a function should have: two thirds are the docstring of its arguments.
 def eigsh(
     A: MatrixLike | np.ndarray[Any, Any],
     k: int,
@@ -112,26 +113,21 @@ def eigsh(
     Knyazev (2001), Toward the optimal preconditioned eigensolver, without a preconditioner.
     """
     multiply = Counted(A)
-    P = multiply.size
     limit = 20 * k + 200 if max_products is None else max_products
-    _check_request(k, P, which, method, rtol, limit)
+    _check_request(k, multiply.size, which, method, rtol, limit)
     k = int(k)
     solver = _solver(multiply, k, which, method, rtol, limit, start, seed, memory_limit)
-    request = {"P": P, "dtype": str(multiply.dtype), "seed": seed}
-    request |= {"k": k, "which": which, "method": method}
     progress = Progress(
         "eigsh",
-        None,
-        request,
-        lambda: {"solver": solver.state(), "products": multiply.products},
-        on_checkpoint,
-        checkpoint_every,
+        multiply,
+        solver,
+        {"seed": seed, "k": k, "which": which, "method": method},
+        total=None,
+        on_checkpoint=on_checkpoint,
+        every=checkpoint_every,
     )
     with progress:
-        if state is not None:
-            progress.check(state)
-            solver.load(state["solver"])
-            multiply.products = state["products"]
+        progress.resume(state)
         values, residuals, scale = _search(solver, multiply, limit - 1, 0.5 * rtol, progress)
     vectors = solver.vectors().to(multiply.device)
     residuals = _verified(multiply, vectors, values.to(multiply.device), residuals)
@@ -199,7 +195,7 @@ def _search(
             return values, residuals, scale
         solver.step(left)
         note = f"residual {float(residuals.max()):.1e}" if len(residuals) else ""
-        progress.step(multiply.products, note)
+        progress.step(note)
 
 
 def _verified(multiply: Counted, vectors: Tensor, values: Tensor, residuals: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 LEVEL = 0.95
-PREDICTED = 8
+PREDICTED = 8  # samples that a variance from theory counts for: so 1,000 spectra are covered best
 
 
 @dataclass(frozen=True, repr=False)

@@ -60,6 +60,7 @@ class LanczosFactorization:
         return values.flip(0), (self.coupling * weights[-1]).abs().flip(0)
 
 
+# More lines than a function should have: half are the docstring of its arguments.
 def lanczos(
     A: MatrixLike | np.ndarray[Any, Any],
     steps: int,
@@ -112,23 +113,20 @@ def lanczos(
         tolerance=multiply.rounding,
         generator=generator,
     )
-    request = {"P": P, "dtype": str(multiply.dtype), "seed": seed}
     progress = Progress(
         "lanczos",
-        int(steps),
-        request,
-        lambda: {"basis": basis.state(), "products": multiply.products},
-        on_checkpoint,
-        checkpoint_every,
+        multiply,
+        basis,
+        {"seed": seed},
+        total=int(steps),
+        on_checkpoint=on_checkpoint,
+        every=checkpoint_every,
     )
     with progress:
-        if state is not None:
-            progress.check(state)
-            basis.load(state["basis"])
-            multiply.products = state["products"]
+        progress.resume(state)
         while basis.size < steps:
             basis.absorb(multiply(basis.direction))
-            progress.step(multiply.products)
+            progress.step()
     n = basis.size
     T = basis.T[:n, :n]
     return LanczosFactorization(

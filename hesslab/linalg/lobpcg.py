@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hesslab.linalg.basis import check_symmetry
+from hesslab.linalg.basis import check_projection
 from hesslab.linalg.lanczos import direction_of
 from hesslab.linalg.matrix import Counted
 from hesslab.linalg.progress import State
@@ -123,8 +123,7 @@ class Block:
         """Rayleigh and Ritz in the span of S; the directions in which X moved become P."""
         m = self._X.shape[1]
         T = S.T @ AS
-        apart, size = float((T - T.T).norm()), float(T.norm())
-        check_symmetry(apart / size if size else 0.0, self._multiply.rounding)
+        check_projection(T, self._multiply.rounding)
         values, weights = torch.linalg.eigh((T + T.T) / 2)
         values, weights = values.flip(0), weights.flip(1)
         chosen = self._choose(values.cpu(), m).to(S.device)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hesslab.linalg.basis import check_symmetry
+from hesslab.linalg.basis import check_projection
 from hesslab.linalg.eigsh import Eigenpairs, eigsh, fix_signs, wanted
 from hesslab.linalg.estimate import probe_directions
 from hesslab.linalg.matrix import Counted, MatrixLike
@@ -113,8 +113,7 @@ def _randomized(multiply: Counted, k: int, power_steps: int, rtol: float, seed: 
         Q = torch.linalg.qr(multiply(Q)).Q
     AQ = multiply(Q)
     T = Q.T @ AQ
-    apart, size = float((T - T.T).norm()), float(T.norm())
-    check_symmetry(apart / size if size else 0.0, multiply.rounding)
+    check_projection(T, multiply.rounding)
     values, weights = torch.linalg.eigh((T + T.T) / 2)
     values, weights = values.flip(0), weights.flip(1)
     chosen = wanted(values.cpu(), k, "magnitude").to(values.device)

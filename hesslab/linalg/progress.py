@@ -7,12 +7,24 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
+from hesslab.linalg.matrix import Counted
+
 State = dict[str, Any]
 OnCheckpoint = Callable[[State], None]
+
+
+class Resumable(Protocol):
+    """Work that can be interrupted between two steps."""
+
+    def state(self) -> State:
+        """What `load` needs to go on; views, to be written before the next step."""
+
+    def load(self, state: State) -> None:
+        """Go on from there, to the bit."""
 
 
 class Progress:
@@ -23,9 +35,11 @@ class Progress:
 
     Args:
         name: what is computed.
+        multiply: the matrix, whose products are counted.
+        work: what is done step by step: ``state()`` tells it, ``load(state)`` goes on from there.
+        request: what makes the computation what it is, besides the matrix; a state is for this
+            alone.
         total: products that will be made, or None.
-        request: what makes the computation what it is; a state is for this alone.
-        state: gives what is needed to go on from here.
         on_checkpoint: takes it; the caller saves it before it returns.
         every: steps between two states.
     """
@@ -33,16 +47,20 @@ class Progress:
     def __init__(
         self,
         name: str,
-        total: int | None,
+        multiply: Counted,
+        work: Resumable,
         request: Mapping[str, Any],
-        state: Callable[[], State],
+        *,
+        total: int | None,
         on_checkpoint: OnCheckpoint | None,
-        every: int = 10,
+        every: int,
     ) -> None:
         if every < 1:
             raise ValueError(f"checkpoint_every={every} is out of range: expected at least 1")
-        self._request = {"estimator": name, **request}
-        self._state, self._on_checkpoint, self._every = state, on_checkpoint, every
+        matrix = {"P": multiply.size, "dtype": str(multiply.dtype)}
+        self._request = {"estimator": name, **matrix, **request}
+        self._multiply, self._work = multiply, work
+        self._on_checkpoint, self._every = on_checkpoint, every
         # disable=None: only on a terminal
         self._bar = tqdm(total=total, unit=" products", desc=name, disable=None, leave=False)
         self._steps, self._interrupted = 0, False
@@ -77,30 +95,31 @@ class Progress:
         if self._interrupted and error is None:
             raise KeyboardInterrupt
 
-    def step(self, products: int, note: str = "") -> None:
+    def step(self, note: str = "") -> None:
         """A step is done.
 
         Args:
-            products: made so far.
             note: what to show beside the bar.
 
         Raises:
             KeyboardInterrupt: Ctrl-C came during the step.
         """
         self._bar.set_postfix_str(note, refresh=False)
-        self._bar.update(products - self._bar.n)
+        self._bar.update(self._multiply.products - self._bar.n)
         self._steps += 1
         if self._interrupted or self._steps % self._every == 0:
             self._hand_out()
         if self._interrupted:
             raise KeyboardInterrupt
 
-    def check(self, state: Mapping[str, Any]) -> None:
-        """Refuse a state of another computation.
+    def resume(self, state: State | None) -> None:
+        """Go on from a state that was handed out; None begins at the beginning.
 
         Raises:
-            ValueError: the message names what differs.
+            ValueError: it is of another computation; the message names what differs.
         """
+        if state is None:
+            return
         theirs = state.get("request")
         if not isinstance(theirs, Mapping):
             raise ValueError("state is not one that an estimator of hesslab.linalg handed out")
@@ -110,7 +129,10 @@ class Progress:
                     f"state was made with {name}={theirs.get(name)!r}, and this is {name}="
                     f"{ours!r}; resume with the arguments that it was made with"
                 )
+        self._work.load(state["work"])
+        self._multiply.products = state["products"]
 
     def _hand_out(self) -> None:
         if self._on_checkpoint is not None:
-            self._on_checkpoint({"request": self._request, **self._state()})
+            found = {"products": self._multiply.products, "work": self._work.state()}
+            self._on_checkpoint({"request": self._request, **found})

@@ -69,22 +69,19 @@ def spectral_density(
     multiply = Counted(A)
     _check_request(steps, probes, deflate, multiply.size)
     run = _Run(multiply, steps, probes, deflate, seed, memory_limit)
-    request = {"P": multiply.size, "dtype": str(multiply.dtype), "seed": seed}
-    request |= {"steps": steps, "probes": probes, "deflate": str(deflate)}
     progress = Progress(
         "spectral_density",
-        (steps * (probes + 2)) if deflate == "auto" else None,
-        request,
-        run.state,
-        on_checkpoint,
-        checkpoint_every,
+        multiply,
+        run,
+        {"seed": seed, "steps": steps, "probes": probes, "deflate": str(deflate)},
+        total=(steps * (probes + 2)) if deflate == "auto" else None,
+        on_checkpoint=on_checkpoint,
+        every=checkpoint_every,
     )
     with progress:
-        if state is not None:
-            progress.check(state)
-            run.load(state)
+        progress.resume(state)
         while run.step():
-            progress.step(multiply.products)
+            progress.step()
     return run.result(progress.seconds)
 
 
@@ -163,14 +160,12 @@ class _Run:
 
     def state(self) -> State:
         """What `load` needs to go on."""
-        found: State = {"products": self._multiply.products}
         if self._outliers is not None:
-            return found | {"outliers": self._outliers.state()}
-        return found | {"pairs": self._pairs, "bases": [basis.state() for basis in self._bases]}
+            return {"outliers": self._outliers.state()}
+        return {"pairs": self._pairs, "bases": [basis.state() for basis in self._bases]}
 
     def load(self, state: State) -> None:
         """Go on from there."""
-        self._multiply.products = state["products"]
         if "outliers" in state and self._outliers is not None:
             return self._outliers.load(state["outliers"])
         if state["pairs"] is not None:

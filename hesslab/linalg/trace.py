@@ -69,7 +69,7 @@ def trace(
     if method == "deflated":
         steps = min(2 * products // 3, multiply.size)
         options = (distribution, seed, memory_limit)
-        samples = _grown(multiply, steps, products - steps, *options).traces()
+        samples = Complement(multiply, steps, products - steps, *options).fill().traces()
     elif method == "hutchinson":
         samples = _hutchinson(multiply, products, distribution, seed, memory_limit)
     elif method == "hutch++":
@@ -89,28 +89,6 @@ def trace(
     return found
 
 
-def _grown(
-    multiply: Counted,
-    steps: int,
-    probes: int,
-    distribution: str,
-    seed: int,
-    memory_limit: int | None,
-) -> Complement:
-    """Probes seen from outside a Krylov space of so many steps."""
-    complement = Complement(
-        multiply,
-        steps,
-        probes,
-        distribution=distribution,
-        seed=seed,
-        memory_limit=memory_limit,
-    )
-    while complement.basis.size < steps:
-        complement.extend()
-    return complement
-
-
 def _hutchinson(
     multiply: Counted, products: int, distribution: str, seed: int, memory_limit: int | None
 ) -> Tensor:
@@ -121,7 +99,9 @@ def _hutchinson(
     samples = []
     for start in range(0, products, fit):
         count = min(fit, products - start)
-        Z = probe_directions(multiply.size, count, generator, distribution).to(multiply.device)
+        # One by one, so that the numbers drawn do not depend on the memory.
+        draws = [probe_directions(multiply.size, 1, generator, distribution) for _ in range(count)]
+        Z = torch.cat(draws, dim=1).to(multiply.device)
         samples.append((Z * multiply(Z)).sum(0).cpu())
     return torch.cat(samples)
 
@@ -165,16 +145,9 @@ def energy(
     multiply = Counted(A)
     _check_energy(rtol, probes, max_products)
     P = multiply.size
-    fit = room(multiply.device, memory_limit) // (8 * P) - 2 * probes - 1
-    steps = min(P, max_products - probes, max(fit, 1))
-    complement = Complement(
-        multiply,
-        steps,
-        probes,
-        distribution=distribution,
-        seed=seed,
-        memory_limit=memory_limit,
-    )
+    vectors = room(multiply.device, memory_limit) // (8 * P)
+    steps = min(P, max_products - probes, max(vectors - 2 * probes - 1, 1))
+    complement = Complement(multiply, steps, probes, distribution, seed, memory_limit)
     # The steps end by what Lanczos itself says; were it the probes' spread, they would end where
     # that is small by chance.
     sums, captured, enough = [complement.squares()], [1.0], rtol
@@ -187,7 +160,8 @@ def energy(
         whole = complement.basis.is_whole  # then there is nothing outside
         change = 0.0 if whole else abs(float(sums[-1].mean() - sums[-3:][0].mean()))
         found = mean_of(sums[-1], products=multiply.products, seed=seed, bias=change)
-        left = max_products - multiply.products
+        kept = (vectors - complement.basis.size - 1) // 2  # a probe and its product
+        left = min(max_products - multiply.products, kept - found.probes)
         if not found.standard_error > rtol * found.estimate or left < 1:
             break
         if enough > max(rtol / 4, FAIR / P):
@@ -244,6 +218,6 @@ def diagonal(
         raise ValueError(f"products={products} is out of range: expected at least 6")
     steps = min(products // 2, multiply.size)
     options = ("rademacher", seed, memory_limit)
-    exact, samples = _grown(multiply, steps, products - steps, *options).diagonals()
+    exact, samples = Complement(multiply, steps, products - steps, *options).fill().diagonals()
     error = samples.std(1) / samples.shape[1] ** 0.5
     return (exact + samples.mean(1)).to(multiply.device), error.to(multiply.device)

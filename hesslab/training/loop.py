@@ -104,7 +104,7 @@ def fit(
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed is a {type(seed).__name__}; expected an int")
     device, dtype = _place(model)
-    with _left_as_found(model, device):  # to begin to iterate over a loader draws a number, too
+    with left_as_found(model, device):  # to begin to iterate over a loader draws a number, too
         feed = make_feed(train, batch_size=batch_size, device=device, dtype=dtype, seed=seed)
         run = Run(model, as_loss(loss), feed, device, seed)
         run.tracker = tracker
@@ -170,7 +170,7 @@ def _describe_model(model: nn.Module) -> str:
 
 
 @contextmanager
-def _left_as_found(model: nn.Module, device: torch.device) -> Iterator[None]:
+def left_as_found(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Record gradients; then give modules their modes back, and global generators their states."""
     modes = {module: module.training for module in model.modules()}
     devices = [device] if device.type == "cuda" else []

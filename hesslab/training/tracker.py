@@ -7,13 +7,11 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from hesslab._files import write_aside
@@ -21,6 +19,7 @@ from hesslab.errors import DamagedFile
 from hesslab.linalg import Eigenpairs, Estimate, MatrixLike, SpectralDensity, eigsh
 from hesslab.linalg.eigsh import End
 from hesslab.metrics import Quantity
+from hesslab.training.loop import left_as_found
 
 MOST = 10_000  # numbers of an array in one visit
 
@@ -128,7 +127,8 @@ class CurvatureTracker:
         if not self.is_due(step) or step in self._visited:
             return
         start = time.perf_counter()
-        with _undisturbed(model):
+        with left_as_found(model, next(model.parameters()).device):
+            model.eval()
             A = self._matrix(model)
             found: dict[str, Any] = {}
             for name, function in self._follow.items():
@@ -253,17 +253,3 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@contextmanager
-def _undisturbed(model: nn.Module) -> Any:
-    """Evaluation mode; afterwards the modes and the global random states of before."""
-    modes = {module: module.training for module in model.modules()}
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
-    try:
-        with torch.random.fork_rng(devices=devices):
-            model.eval()
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

@@ -142,10 +142,10 @@ def test_an_interruption_hands_out_the_state_and_goes_on():
         lanczos(
             Failing(A, 14, None),
             30,
-            on_checkpoint=lambda s: states.append({**s, "basis": dict(s["basis"])}),
+            on_checkpoint=lambda s: states.append({**s, "work": dict(s["work"])}),
             checkpoint_every=100,
         )
-    assert [s["basis"]["size"] for s in states] == [14]  # the step is finished first
+    assert [s["work"]["size"] for s in states] == [14]  # the step is finished first
     assert torch.equal(lanczos(A, 30, state=states[0]).vectors, lanczos(A, 30).vectors)
 
 
