@@ -1,7 +1,7 @@
 """The spectrum of a trained ResNet-20 on two sets of images: numbers of record of chapter 04.
 
 `python book/results/spectra.py` writes spectra-resnet20.json beside itself: what the chapter's
-laptop profile computes, about a quarter of an hour on one core.
+laptop profile computes, about half an hour on one core.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def spectrum_of(density: hl.linalg.SpectralDensity) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--examples", type=int, default=512, help="images in each set")
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--probes", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--probes", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()

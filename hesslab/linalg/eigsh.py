@@ -128,7 +128,7 @@ def eigsh(
     )
     with progress:
         progress.resume(state)
-        values, residuals, scale = _search(solver, multiply, limit - 1, 0.5 * rtol, progress)
+        values, residuals, scale = _search(solver, multiply, limit - 1, rtol, progress)
     vectors = solver.vectors().to(multiply.device)
     residuals = _verified(multiply, vectors, values.to(multiply.device), residuals)
     return Eigenpairs(
@@ -161,7 +161,7 @@ def _solver(
             lambda values, n: wanted(values, n, which),
             start,
             generator,
-            tolerance=0.5 * rtol,
+            tolerance=rtol,
             memory_limit=memory_limit,
         )
     # Room for all products, if float64 vectors fit; else for 2 k + 20 of them.
@@ -270,7 +270,7 @@ class ThickRestart:
     def step(self, left: int) -> None:
         """Take a product, or a few where the Ritz values are dear in comparison."""
         basis = self._basis
-        for _ in range(min(left, 1 + basis.size // 32)):
+        for _ in range(min(left, 1 + basis.size // 64)):
             if basis.is_full:
                 values, _, _ = basis.ritz()
                 kept = min(len(values) - 1, (3 * self._k) // 2 + 4)
