@@ -17,10 +17,11 @@ PACKAGES = {
     "curvlinops": "curvlinops-for-pytorch",
     "backpack": "backpack-for-pytorch",
     "pyhessian": "PyHessian",
+    "hessian_eigenthings": "hessian-eigenthings",
 }
 
 
-def _peer(module: str) -> Any:
+def peer(module: str) -> Any:
     """Another package, or the reason why it is not measured."""
     try:
         return importlib.import_module(module)
@@ -85,17 +86,17 @@ def _kept_vjp(s: Setting) -> Run:
 
 
 def _pyhessian(s: Setting) -> Run:
-    utils, v = _peer("pyhessian.utils"), s.split(s.v)
+    utils, v = peer("pyhessian.utils"), s.split(s.v)
     with warnings.catch_warnings():  # its graph and its gradients hold each other, as it says
         warnings.simplefilter("ignore", UserWarning)
-        kept = _peer("pyhessian").hessian(
+        kept = peer("pyhessian").hessian(
             copy.deepcopy(s.model), s.loss, data=(s.x, s.y), cuda=s.x.is_cuda
         )
     return lambda: utils.hessian_vector_product(kept.gradsH, kept.params, v)
 
 
 def _backpack(s: Setting) -> Run:
-    multiply = _peer("backpack.hessianfree.ggnvp").ggn_vector_product_from_plist
+    multiply = peer("backpack.hessianfree.ggnvp").ggn_vector_product_from_plist
     parameters, v = s.parameters, s.split(s.v)
     outputs = s.model(s.x)
     loss = s.loss(outputs, s.y)
@@ -104,7 +105,7 @@ def _backpack(s: Setting) -> Run:
 
 def _curvlinops(kind: str, times: str, *, compiled: bool = False) -> Callable[[Setting], Run]:
     def start(s: Setting) -> Run:
-        build = getattr(_peer("curvlinops"), kind)
+        build = getattr(peer("curvlinops"), kind)
         functions = (s.model,) if "Jacobian" in kind else (s.model, s.loss)
         # Its check at construction costs two products, ours too; neither is part of a product.
         operator = build(*functions, s.parameters, [(s.x, s.y)], check_deterministic=False)
