@@ -17,16 +17,17 @@ import hesslab as hl
 
 def spectrum_of(density: hl.linalg.SpectralDensity) -> dict[str, Any]:
     """A density and its energies as plain numbers."""
+    values, weights = density.atoms()
     energies = density.energies()
     parts = [f"L{power}{sign}" for power in (1, 2) for sign in ("", "_negative", "_positive")]
     return {
         "size": density.size,
         "products": density.products,
         "seconds": density.seconds,
-        **{
-            name: getattr(density, name)
-            for name in ("eigenvalues", "residuals", "nodes", "weights")
-        },
+        "eigenvalues": density.eigenvalues,
+        "residuals": density.residuals,
+        "values": values,
+        "weights": weights,
         "energies": {
             part: {of: getattr(getattr(energies, part), of) for of in ("estimate", "low", "high")}
             for part in parts
