@@ -20,7 +20,7 @@ TraceMethod = Literal["deflated", "hutchinson", "hutch++", "xtrace"]
 # XTrace's terms share their vectors: over synthetic spectra its errors are 1.2 to 1.5 times what
 # their spread says.
 DEPENDENT = 1.4
-FAIR = 10  # shares of an average dimension, of which a Lanczos step must capture more than a probe
+FAIR = 4  # shares of an average dimension, of which a Lanczos step must capture more than a probe
 Distribution = Literal["rademacher", "sphere", "gaussian"]
 
 
@@ -168,8 +168,12 @@ def energy(
             enough /= 2
         else:
             excess = (found.standard_error / (rtol * found.estimate)) ** 2
-            complement.draw(min(math.ceil(found.probes * min(excess, 8)), left))
-            sums = [complement.squares()]
+            left_out = P - complement.basis.size
+            if steps == P and found.probes * excess >= left_out:
+                enough = 0.0  # the rest of the space costs no more, and leaves no error
+            else:
+                complement.draw(min(math.ceil(found.probes * min(excess, 8)), left))
+                sums = [complement.squares()]
     return found * (1.0 if per == "total" else 1 / P)
 
 

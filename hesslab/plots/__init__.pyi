@@ -3,6 +3,7 @@ from .costs import product_costs as product_costs
 from .cutoffs import threshold as threshold
 from .densities import densities as densities
 from .densities import densities_over_time as densities_over_time
+from .densities import density_frames as density_frames
 from .energies import energies as energies
 from .learning import history as history
 from .look import INK as INK

@@ -66,17 +66,151 @@ def densities(
         MissingExtra: matplotlib is not installed.
     """
     found = atoms_of(spectra)
-    positive("width", width)
-    positive("scale", scale)
-    if size != int(size) or size < 1:
-        raise ValueError(f"size={size} is out of range: expected the number of eigenvalues")
     marks = {name: vector(f"outliers of {name}", x) for name, x in (outliers or {}).items()}
     unknown = [name for name in marks if name not in found]
     if unknown:
         raise ValueError(f"outliers has {unknown}, which spectra has not; use its names")
     exact = None if reference is None else vector("reference", reference)
-    s = median_modulus(found) if scale is None else scale
-    grid = _grid([*(x for x, _ in found.values()), *([] if exact is None else [exact])], s, width)
+    s, grid = _axis(found, [] if exact is None else [exact], scale, width, size)
+    return _panel(found, grid, marks=marks, exact=exact, size=size, s=s, width=width)
+
+
+def density_frames(
+    labels: Sequence[object],
+    spectra: Sequence[Atoms],
+    *,
+    size: int,
+    outliers: Sequence[ArrayLike] | None = None,
+    scale: float | None = None,
+    width: float = 0.08,
+) -> list[Figure]:
+    """One figure as of `densities` for each spectrum, all with the same axes: for a slider.
+
+    Args:
+        labels: ``[T]``: what each is called in its legend.
+        spectra: for each, values and weights as in `densities`.
+        size: P.
+        outliers: for each, eigenvalues that are known one by one.
+        scale: as in `densities`, for all of them.
+        width: as in `densities`.
+
+    Returns:
+        T figures; `hesslab.report.slider` takes 1 to 30.
+
+    Raises:
+        ValueError: lengths differ, there is no spectrum, or a number is out of range.
+        NotFinite: a number is NaN or infinite.
+        MissingExtra: matplotlib is not installed.
+    """
+    names = [str(label) for label in labels]
+    marks = [None] * len(spectra) if outliers is None else outliers
+    if not len(names) == len(set(names)) == len(spectra) == len(marks):
+        raise ValueError(
+            f"there are {len(set(names))} different labels, {len(spectra)} spectra and "
+            f"{len(marks)} lists of outliers; expected as many of each"
+        )
+    found = atoms_of(dict(zip(names, spectra, strict=True)), many=True)
+    s, grid = _axis(found, [], scale, width, size)
+    grid = grid[::2]  # a slider has many curves to carry
+    top = max(_bells(x, w, grid, s, width).max() for x, w in found.values())
+    return [
+        _panel(
+            {name: atoms},
+            grid,
+            marks={} if known is None else {name: vector(f"outliers of {name}", known)},
+            exact=None,
+            size=size,
+            s=s,
+            width=width,
+            top=top,
+        )
+        for (name, atoms), known in zip(found.items(), marks, strict=True)
+    ]
+
+
+def densities_over_time(
+    steps: Sequence[int] | ArrayLike,
+    spectra: Sequence[Atoms],
+    *,
+    size: int,
+    scale: float | None = None,
+    width: float = 0.1,
+    log_steps: bool = False,
+    xlabel: str = "step",
+) -> Figure:
+    """How a density changes: time to the right, eigenvalues upwards, its height as colour.
+
+    Args:
+        steps: ``[T]``, ascending.
+        spectra: for each, values and weights as in `densities`.
+        size: P; where there is less than half an eigenvalue the figure stays empty.
+        scale: as in `densities`.
+        width: as in `densities`.
+        log_steps: space the horizontal axis as the logarithm of 1 + step.
+        xlabel: of the horizontal axis.
+
+    Returns:
+        One panel with a scale of colours, 5.2 inches wide.
+
+    Raises:
+        ValueError: lengths differ, there are fewer than two steps, they do not grow, one is
+            negative on a logarithmic axis, or a number is out of range.
+        NotFinite: a number is NaN or infinite.
+        MissingExtra: matplotlib is not installed.
+    """
+    times = vector("steps", steps)
+    if len(times) != len(spectra) or len(times) < 2 or (np.diff(times) <= 0).any():
+        raise ValueError(
+            f"there are {len(times)} steps and {len(spectra)} spectra; expected two or more of "
+            "both, with steps that grow"
+        )
+    if log_steps and times[0] < 0:
+        raise ValueError(f"step {times[0]:g} has no place on an axis of log(1 + step)")
+    found = atoms_of(
+        {f"step {t:g}": pair for t, pair in zip(times, spectra, strict=True)}, many=True
+    )
+    s, grid = _axis(found, [], scale, width, size)
+    one = 1 / (size * width * np.sqrt(2 * np.pi))
+    heights = np.array([_bells(x, w, grid, s, width).mean(0) for x, w in found.values()]).T
+    with style():
+        from matplotlib.colors import LinearSegmentedColormap, LogNorm
+
+        colours = LinearSegmentedColormap.from_list("few to many", [PALETTE[5], PALETTE[1]])
+        figure, ((axes,),) = panels(SINGLE, 3.8)
+        edges = np.sinh(np.append(grid, 2 * grid[-1] - grid[-2]) - (grid[1] - grid[0]) / 2) * s
+        at = np.log1p(times) if log_steps else times
+        sides = np.concatenate(
+            [[1.5 * at[0] - at[1] / 2], (at[1:] + at[:-1]) / 2, [1.5 * at[-1] - at[-2] / 2]]
+        )
+        sides = np.expm1(sides) if log_steps else sides
+        mesh = axes.pcolormesh(
+            sides, edges, np.ma.masked_less(heights, one / 2), cmap=colours,
+            norm=LogNorm(one / 2, float(heights.max())), rasterized=True,
+        )  # fmt: skip
+        asinh_axis(axes, "y", np.sinh(grid[[0, -1]]) * s, s)
+        if log_steps:
+            axes.set_xscale("function", functions=(np.log1p, np.expm1))
+            ticks = [0, *(10**i for i in range(12))]
+            axes.set_xticks([tick for tick in ticks if times[0] <= tick <= times[-1]])
+        axes.set(xlabel=xlabel, ylabel="eigenvalue")
+        bar = figure.colorbar(mesh, ax=axes, label="density per unit of asinh")
+        bar.outline.set_visible(False)
+        log_axis(bar.ax, "y")
+    return figure
+
+
+def _panel(
+    found: Mapping[str, tuple[Array, Array]],
+    grid: Array,
+    *,
+    marks: Mapping[str, Array],
+    exact: Array | None,
+    size: int,
+    s: float,
+    width: float,
+    top: float | None = None,
+) -> Figure:
+    """One figure of densities on a given grid, up to a given height."""
     one = 1 / (size * width * np.sqrt(2 * np.pi))
     with style():
         figure, ((axes,),) = panels(SINGLE, 3.8)
@@ -92,77 +226,13 @@ def densities(
                           marker="v", markersize=5, color=colour)  # fmt: skip
         log_axis(axes, "y")
         heights = [line.get_ydata().max() for line in axes.get_lines()]
-        axes.set_ylim(one / 10, 3 * max(heights))
+        axes.set_ylim(one / 10, 3 * (max(heights) if top is None else top))
         axes.axhspan(one / 10, one, color=INK, alpha=0.08, linewidth=0,
                      label="less than one eigenvalue")  # fmt: skip
         asinh_axis(axes, "x", np.sinh(grid[[0, -1]]) * s, s)
         axes.set_xlabel(f"eigenvalue λ, even up to s = {s:.1g}, logarithmic beyond")
         axes.set_ylabel("density per unit of asinh(λ / s)")
         legend_above(figure, [axes])
-    return figure
-
-
-def densities_over_time(
-    steps: Sequence[int] | ArrayLike,
-    spectra: Sequence[Atoms],
-    *,
-    size: int,
-    scale: float | None = None,
-    width: float = 0.1,
-    xlabel: str = "step",
-) -> Figure:
-    """How a density changes: time to the right, eigenvalues upwards, its height as colour.
-
-    Args:
-        steps: ``[T]``, ascending.
-        spectra: for each, values and weights as in `densities`.
-        size: P; where there is less than half an eigenvalue the figure stays empty.
-        scale: as in `densities`.
-        width: as in `densities`.
-        xlabel: of the horizontal axis.
-
-    Returns:
-        One panel with a scale of colours, 5.2 inches wide.
-
-    Raises:
-        ValueError: lengths differ, there are fewer than two steps, or a number is out of range.
-        NotFinite: a number is NaN or infinite.
-        MissingExtra: matplotlib is not installed.
-    """
-    times = vector("steps", steps)
-    if len(times) != len(spectra) or len(times) < 2 or (np.diff(times) <= 0).any():
-        raise ValueError(
-            f"there are {len(times)} steps and {len(spectra)} spectra; expected two or more of "
-            "both, with steps that grow"
-        )
-    found = atoms_of(
-        {f"step {t:g}": pair for t, pair in zip(times, spectra, strict=True)}, many=True
-    )
-    positive("width", width)
-    positive("scale", scale)
-    if size != int(size) or size < 1:
-        raise ValueError(f"size={size} is out of range: expected the number of eigenvalues")
-    s = median_modulus(found) if scale is None else scale
-    grid = _grid([x for x, _ in found.values()], s, width)
-    one = 1 / (size * width * np.sqrt(2 * np.pi))
-    heights = np.array([_bells(x, w, grid, s, width).mean(0) for x, w in found.values()]).T
-    with style():
-        from matplotlib.colors import LinearSegmentedColormap, LogNorm
-
-        colours = LinearSegmentedColormap.from_list("few to many", [PALETTE[5], PALETTE[1]])
-        figure, ((axes,),) = panels(SINGLE, 3.8)
-        edges = np.sinh(np.append(grid, 2 * grid[-1] - grid[-2]) - (grid[1] - grid[0]) / 2) * s
-        middle = (times[1:] + times[:-1]) / 2
-        sides = [times[0] - (middle[0] - times[0]), *middle, times[-1] + (times[-1] - middle[-1])]
-        mesh = axes.pcolormesh(
-            sides, edges, np.ma.masked_less(heights, one / 2), cmap=colours,
-            norm=LogNorm(one / 2, float(heights.max())), rasterized=True,
-        )  # fmt: skip
-        asinh_axis(axes, "y", np.sinh(grid[[0, -1]]) * s, s)
-        axes.set(xlabel=xlabel, ylabel="eigenvalue")
-        bar = figure.colorbar(mesh, ax=axes, label="density per unit of asinh")
-        bar.outline.set_visible(False)
-        log_axis(bar.ax, "y")
     return figure
 
 
@@ -197,10 +267,23 @@ def median_modulus(found: Mapping[str, tuple[Array, Array]]) -> float:
     return max(float(sizes[order][middle]), 1e-3 * float(sizes.max())) or 1.0
 
 
-def _grid(values: Sequence[Array], s: float, width: float) -> Array:
-    """Points of the asinh axis, four bells beyond all values."""
+def _axis(
+    found: Mapping[str, tuple[Array, Array]],
+    more: Sequence[Array],
+    scale: float | None,
+    width: float,
+    size: int,
+) -> tuple[float, Array]:
+    """Where the axis turns logarithmic, and its points, four bells beyond all values."""
+    positive("width", width)
+    positive("scale", scale)
+    if size != int(size) or size < 1:
+        raise ValueError(f"size={size} is out of range: expected the number of eigenvalues")
+    s = median_modulus(found) if scale is None else scale
+    values = [*(x for x, _ in found.values()), *more]
     low, high = min(x.min() for x in values), max(x.max() for x in values)
-    return np.linspace(np.arcsinh(low / s) - 4 * width, np.arcsinh(high / s) + 4 * width, POINTS)
+    ends = np.arcsinh(low / s) - 4 * width, np.arcsinh(high / s) + 4 * width
+    return s, np.linspace(*ends, POINTS)
 
 
 def _bells(x: Array, w: Array, grid: Array, s: float, width: float) -> Array:

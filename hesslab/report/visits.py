@@ -17,7 +17,7 @@ def visits(path: str | os.PathLike[str]) -> Any:
 
     Returns:
         A row for each visit, in order of steps; a list of k numbers becomes the columns name.0 to
-        name.(k - 1). `record` writes it to Parquet.
+        name.(k - 1), and a list of lists stays one. `record` writes it to Parquet.
 
     Raises:
         DamagedFile: the file is none of a tracker.
@@ -31,6 +31,7 @@ def visits(path: str | os.PathLike[str]) -> Any:
 def _spread(line: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in line.items():
-        parts = {f"{name}.{i}": x for i, x in enumerate(value)} if isinstance(value, list) else None
-        found |= {name: value} if parts is None else parts
+        numbers = isinstance(value, list) and not any(isinstance(x, list) for x in value)
+        parts = {f"{name}.{i}": x for i, x in enumerate(value)} if numbers else {name: value}
+        found |= parts
     return found

@@ -35,7 +35,6 @@ class Eigenvalues:
         which: end of the spectrum; see `hesslab.linalg.eigsh`.
         rtol: residual that counts as converged, relative to the largest modulus.
         max_products: limit of a visit.
-
         seed: of the start.
     """
 
@@ -223,8 +222,9 @@ def flat(name: str, result: Any) -> dict[str, Any]:
             f"{name}_products": result.products,
         }
     if isinstance(result, SpectralDensity):
-        found = {"eigenvalues": result.eigenvalues, "energies": result.energies()}
-        return flat(name, found | {"products": result.products})
+        values, weights = result.atoms()
+        found = {"eigenvalues": result.eigenvalues, "values": values, "weights": weights}
+        return flat(name, found | {"energies": result.energies(), "products": result.products})
     if isinstance(result, Tensor | np.ndarray | np.generic):
         size = int(np.prod(result.shape))
         if size > MOST:

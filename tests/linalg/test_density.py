@@ -7,6 +7,8 @@ import torch
 
 import hesslab as hl
 from hesslab.errors import NotFinite
+from tests.linalg import coverage
+from tests.linalg.coverage import ENERGIES
 from tests.linalg.matrices import (
     Diagonal,
     Failing,
@@ -18,14 +20,6 @@ from tests.linalg.matrices import (
 )
 
 spectral_density = hl.linalg.spectral_density
-ENERGIES = {
-    "L1": np.abs,
-    "L1_negative": lambda x: np.maximum(-x, 0),
-    "L1_positive": lambda x: np.maximum(x, 0),
-    "L2": np.square,
-    "L2_negative": lambda x: np.maximum(-x, 0) ** 2,
-    "L2_positive": lambda x: np.maximum(x, 0) ** 2,
-}
 
 
 def netlike(P=500, seed=0):
@@ -145,35 +139,10 @@ def test_deviation_of_one_probe_over_400_runs_on_the_toy():
     assert np.sqrt(np.mean(L2**2)) <= 0.0002
 
 
-def covered(draw, runs):
-    """How often the 95 % interval holds the truth; widths in units of Student's t over probes."""
-    hits, widths = {}, {}
-    for i in range(runs):
-        values = draw(np.random.default_rng([0, i]))
-        density = spectral_density(Rotated(values, seed=i), seed=i)
-        scale = np.abs(values).max()
-        found = {name: getattr(density.energies(per="total"), name) for name in ENERGIES}
-        found["trace"] = density.integral(lambda x: x)
-        found["exp"] = density.integral(lambda x, s=scale: (x / s).exp())
-        functions = {**ENERGIES, "trace": lambda x: x, "exp": lambda x, s=scale: np.exp(x / s)}
-        for name, estimate in found.items():
-            exact = functions[name](values).sum()
-            hits.setdefault(name, []).append(estimate.low <= exact <= estimate.high)
-            # Student's t with 4 degrees of freedom: 2.776
-            each = (density.weights * torch.as_tensor(functions[name](density.nodes.numpy()))).sum(
-                1
-            )
-            spread = (len(values) - len(density.eigenvalues)) * float(each.std()) / 5**0.5
-            widths.setdefault(name, []).append((estimate.half_width, 2.776 * spread))
-    share = {name: np.mean(hit) for name, hit in hits.items()}
-    ratio = {name: np.divide(*np.sum(pairs, 0)) for name, pairs in widths.items()}
-    return share, ratio
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("draw", [like_a_network, without_outliers])
 def test_intervals_of_1000_spectra_cover_what_they_promise(draw):
-    share, ratio = covered(draw, 1000)
+    share, ratio = coverage.of_densities(draw, 1000)
     for name in ("L2", "trace"):
         assert 0.93 <= share[name] <= 0.97, (name, share[name])
     for name in set(share) - {"L2", "trace"}:
@@ -182,7 +151,7 @@ def test_intervals_of_1000_spectra_cover_what_they_promise(draw):
 
 
 def test_intervals_of_60_spectra():
-    share, _ = covered(like_a_network, 60)
+    share, _ = coverage.of_densities(like_a_network, 60)
     for name, hit in share.items():
         # 95 % of 60 is 57; fewer than 51 has a chance of 1 in 1,000 at 95 %
         assert hit >= 51 / 60, (name, hit)

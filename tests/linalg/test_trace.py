@@ -6,6 +6,7 @@ import torch
 
 import hesslab as hl
 from hesslab.errors import NotFinite
+from tests.linalg import coverage
 from tests.linalg.matrices import (
     Diagonal,
     Rotated,
@@ -67,20 +68,11 @@ def test_entries_of_plus_and_minus_one_see_a_diagonal_exactly():
     assert spread.standard_error > 0.01 * abs(values.sum())
 
 
-def coverage(estimate, exact, draw, runs):
-    hits = 0
-    for i in range(runs):
-        values = draw(np.random.default_rng([1, i]))
-        found = estimate(Rotated(values, seed=i), i)
-        hits += found.low <= exact(values) <= found.high
-    return hits / runs
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("draw", [like_a_network, without_outliers])
 @pytest.mark.parametrize("method", METHODS)
 def test_intervals_of_1000_traces(method, draw):
-    share = coverage(
+    share = coverage.of(
         lambda A, i: hl.linalg.trace(A, method=method, seed=i), lambda x: x.sum(), draw, 1000
     )
     assert share >= 0.93, share
@@ -89,7 +81,7 @@ def test_intervals_of_1000_traces(method, draw):
 @pytest.mark.slow
 @pytest.mark.parametrize("draw", [like_a_network, without_outliers])
 def test_intervals_of_1000_energies(draw):
-    share = coverage(
+    share = coverage.of(
         lambda A, i: hl.linalg.energy(A, seed=i), lambda x: np.square(x).mean(), draw, 1000
     )
     assert share >= 0.93, share

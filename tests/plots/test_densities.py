@@ -58,6 +58,30 @@ def test_time_runs_to_the_right_and_emptiness_stays_empty() -> None:
     assert top[0] > top[1] > top[2]
 
 
+def test_steps_of_a_logarithmic_axis_stand_between_their_edges() -> None:
+    steps = [0, 1, 3, 7, 40]
+    spectra = [(VALUES, ALIKE)] * len(steps)
+    axes = plots.densities_over_time(steps, spectra, size=1000, log_steps=True).axes[0]
+    edges = axes.collections[0].get_coordinates()[0, :, 0]
+    assert (edges[:-1] < steps).all()
+    assert (edges[1:] > steps).all()
+    assert axes.get_xticks().tolist() == [0, 1, 10]
+
+
+def test_frames_have_the_same_axes() -> None:
+    spectra = [(VALUES * factor, ALIKE) for factor in (1.0, 0.25)]
+    frames = plots.density_frames(
+        [0, 40], spectra, size=1000, outliers=[VALUES[:2], VALUES[:1] / 4]
+    )
+    first, second = (frame.axes[0] for frame in frames)
+    assert first.get_xlim() == second.get_xlim()
+    assert first.get_ylim() == second.get_ylim()
+    labels = [axes.get_legend_handles_labels()[1][0] for axes in (first, second)]
+    assert labels == ["0", "40"]
+    marks = [line for line in second.get_lines() if line.get_marker() == "v"]
+    np.testing.assert_array_equal(marks[0].get_xdata(), VALUES[:1] / 4)
+
+
 def test_energies_stand_in_their_rows_with_their_intervals() -> None:
     found = hl.linalg.spectral_density(Rotated(VALUES), seed=1).energies()
     parts: dict[str, Any] = {}
@@ -93,6 +117,16 @@ def test_energies_stand_in_their_rows_with_their_intervals() -> None:
         (
             lambda: plots.densities_over_time([0, 1], [([1.0], [1.0])], size=9),
             "there are 2 steps and 1 spectra",
+        ),
+        (
+            lambda: plots.densities_over_time(
+                [-1, 1], [([1.0], [1.0])] * 2, size=9, log_steps=True
+            ),
+            "step -1 has no place",
+        ),
+        (
+            lambda: plots.density_frames([0, 0], [([1.0], [1.0])] * 2, size=9),
+            "there are 1 different labels, 2 spectra and 2 lists of outliers",
         ),
         (lambda: plots.energies({}), "parts holds no energy"),
         (
