@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import hesslab as hl
 
 Multiply = Callable[[Tensor], Tensor]  # [P] -> [P], float32
-MOST = 2_000  # products, after which a solver is stopped
+MOST = 1_000  # products, after which a solver is stopped
 BATCH = 64  # images: on a processor peers are faster in batches of 64 than of 512
 
 
@@ -61,12 +61,14 @@ class Problem:
     """A matrix and what is known of it.
 
     Attributes:
+        name: what is printed.
         size: P.
         product: builds the product of a library with this matrix.
         eigenvalues: descending; all of them, or as many from both ends as are needed.
         L1, L2: per dimension, or None where nothing tells.
     """
 
+    name: str
     size: int
     product: Callable[[str], Multiply]
     eigenvalues: Tensor
@@ -106,7 +108,7 @@ def chosen(size: int) -> Problem:
 
     ordered = torch.from_numpy(np.sort(values)[::-1].copy())
     L1, L2 = float(np.abs(values).mean()), float((values**2).mean())
-    return Problem(size, lambda library: multiply, ordered, L1, L2)
+    return Problem(f"chosen, P = {size}", size, lambda library: multiply, ordered, L1, L2)
 
 
 def network(examples: int) -> Problem:
@@ -122,7 +124,7 @@ def network(examples: int) -> Problem:
         A, 24, which="BE", tol=1e-5, ncv=72, v0=_start(size), return_eigenvectors=False
     )
     known = torch.from_numpy(np.sort(ends)[::-1].copy())
-    return Problem(size, build, known)
+    return Problem(f"ResNet-20 on {examples} images", size, build, known)
 
 
 def _start(size: int) -> np.ndarray[Any, Any]:
