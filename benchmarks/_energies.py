@@ -80,9 +80,9 @@ def _eigenthings(A: Counter, seed: int, *, q: int) -> float:
 
 _THIRDS, _HALVES = range(6, 91, 6), range(4, 61, 2)  # products with the square of the matrix
 _SQUARES = {  # traces of the square, which a user of these packages can put together
-    "curvlinops, XTrace of A squared": (functools.partial(_curvlinops, method="xtrace"), _HALVES),
+    "curvlinops, XTrace of A squared": (functools.partial(_curvlinops, of="xtrace"), _HALVES),
     "curvlinops, Hutch++ of A squared": (
-        functools.partial(_curvlinops, method="hutchpp_trace"),
+        functools.partial(_curvlinops, of="hutchpp_trace"),
         _THIRDS,
     ),
     "hessian-eigenthings, Hutch++ of A squared": (_eigenthings, _THIRDS),
