@@ -290,10 +290,12 @@ def table(title: str, rows: list[Row]) -> str:
 def energies_table(title: str, rows: list[Row]) -> str:
     """Rows of energies as lines of text."""
     lines = [f"\n{title}", f"{'route':<44}{'energy':>7}{'to':>6}{'products':>10}{'error':>9}"]
-    for row in sorted(rows, key=lambda row: (row["energy"], -row["accuracy"], row["products"])):
-        how = "  computed" if row["computed"] else "" if row["reached"] else "  NOT REACHED"
+    order = sorted(rows, key=lambda row: (row["energy"], -row["accuracy"], row["products"] or 1e9))
+    for row in order:
+        how = "  computed" if row["computed"] else ""
+        products = f"{row['products']:.1f}" if row["reached"] else "never"
         lines.append(
-            f"{row['route']:<44}{row['energy']:>7}{row['accuracy']:>6.0%}{row['products']:>10.1f}"
+            f"{row['route']:<44}{row['energy']:>7}{row['accuracy']:>6.0%}{products:>10}"
             f"{row['error']:>9.2%}{how}  {row.get('setting', '')}"
         )
     return "\n".join(lines)

@@ -26,6 +26,8 @@ SMALL = {
         "examples": 60,
         "steps": 6,
         "probes": 2,
+        "large_steps": 6,
+        "large_probes": 2,
         "repetitions": 3,
     },
     "products": {"examples": 8, "width": 16, "columns": 2},
@@ -90,6 +92,16 @@ VALUES = {
         "examples": (40, 0, "at least one is needed"),
         "steps": (9, 1, "steps=1 is out of range: expected at least 2"),
         "probes": (
+            3,
+            0,
+            "probes=0 is out of range: expected at least 1",
+        ),
+        "large_steps": (
+            9,
+            1,
+            "steps=1 is out of range: expected at least 2",
+        ),
+        "large_probes": (
             3,
             0,
             "probes=0 is out of range: expected at least 1",

@@ -35,6 +35,9 @@ def trace(
 ) -> Estimate:
     r"""The sum of the eigenvalues of a symmetric matrix.
 
+    The trace of a function of the matrix, such as its log-determinant, is
+    ``spectral_density(A).integral(torch.log)``.
+
     - "hutchinson": the mean of :math:`z^T A z` over random z; variance
       :math:`2 (\|A\|_F^2 - \sum_i a_{ii}^2)` a probe for entries of -1 and 1.
     - "deflated": exact in a Krylov space of two thirds of the products, Hutchinson outside. The

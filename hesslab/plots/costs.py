@@ -72,6 +72,7 @@ def cost_curves(
     curves: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]],
     *,
     ylabel: str = "cost of a product [gradients]",
+    log: bool = False,
 ) -> Figure:
     """Costs against what they may depend on, a panel for each quantity.
 
@@ -80,14 +81,15 @@ def cost_curves(
     Args:
         curves: by the label of the horizontal axis, then by name: positions [n], positive and
             ascending, drawn on a log axis, and costs [n].
-        ylabel: the label of the vertical axis, which begins at zero, with its unit.
+        ylabel: the label of the vertical axis, with its unit.
+        log: make that axis logarithmic; otherwise it begins at zero.
 
     Returns:
         A row of panels, 5.2 inches wide for one and 7.2 for more.
 
     Raises:
-        ValueError: there is no curve, more than 6 names, lengths differ, or a position is not
-            positive or out of order.
+        ValueError: there is no curve, more than 6 names, lengths differ, a position is not
+            positive or out of order, or a cost on a log axis is not positive.
         NotFinite: a number is NaN or infinite.
         MissingExtra: matplotlib is not installed.
     """
@@ -101,6 +103,9 @@ def cost_curves(
         label: {name: _curve(name, *pair) for name, pair in series.items()}
         for label, series in curves.items()
     }
+    lowest = min(cost.min() for series in checked.values() for _, cost in series.values())
+    if log and lowest <= 0:
+        raise ValueError(f"a cost is {lowest:g}; expected positive ones on a log axis")
     looks = dict(zip(names, _LOOKS, strict=False))
     with style():
         width = SINGLE if len(curves) == 1 else DOUBLE
@@ -113,7 +118,10 @@ def cost_curves(
             _count_axis(one, [x for x, _ in series.values()])
             one.set_xlabel(label)
         axes[0, 0].set_ylabel(ylabel)
-        axes[0, 0].set_ylim(bottom=0)
+        if log:
+            log_axis(axes[0, 0], "y")
+        else:
+            axes[0, 0].set_ylim(bottom=0)
         legend_above(figure, axes.flat)
     return figure
 

@@ -107,6 +107,10 @@ def test_positions_are_labelled_in_few_characters() -> None:
     assert [text.get_text() for text in right.get_xticklabels()] == ["512", "12k", "1.2M"]
     many = {"n": {"a": (range(1, 20), range(1, 20))}}
     assert plots.cost_curves(many).axes[0].get_xscale() == "log"
+    assert left.get_yscale() == "linear"
+    assert plots.cost_curves(CURVES, log=True).axes[0].get_yscale() == "log"
+    with pytest.raises(ValueError, match="a cost is 0; expected positive ones on a log axis"):
+        plots.cost_curves({"K": {"a": ([1, 2], [0.0, 1.0])}}, log=True)
 
 
 FIGURES = {
