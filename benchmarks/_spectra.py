@@ -42,10 +42,14 @@ class Counter:
     def __matmul__(self, v: Tensor) -> Tensor:
         if v.ndim == 2:
             return torch.stack([self @ column for column in v.T], dim=1)
-        self.products += 1
+        self.count(1)
+        return self._multiply(v)
+
+    def count(self, products: int) -> None:
+        """So many further products."""
+        self.products += products
         if self.products > MOST:
             raise TooMany(f"more than {MOST} products")
-        return self._multiply(v)
 
     def to_scipy(self) -> scipy.sparse.linalg.LinearOperator:
         """For ARPACK."""

@@ -9,7 +9,7 @@ products that nobody is charged for. Pairs are accurate where every residual is 
 largest modulus, and every value is off by no more than that: none of them is missing. Peers are
 tuned: of the settings listed in _solvers.py each takes the one that needs the fewest products for
 an accurate answer, as if it had been known beforehand; tries that failed cost nothing. This package
-is called with rtol=1e-3 and nothing else.
+is called with rtol=1e-3 and nothing else. Estimates of L1 are tuned for everybody.
 
 One thread; CPU time of the process, from the model to the answer; glibc keeps freed memory; the
 solvers take turns. On a network each has its own product, on chosen matrices all have one.
@@ -23,32 +23,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy is imported
 
 import argparse
 import dataclasses
-import statistics
 import sys
-import time
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import scipy.sparse.linalg
 import torch
-from _candidates import Absent
 from _energies import energy_rows, nuclear_rows
 from _machine import machine
-from _solvers import Ends, K, Pairs, Solver, solvers
-from _spectra import Problem, TooMany, chosen, network
-from tqdm import tqdm
+from _pairs import OURS, RTOL, pairs, tuned
+from _solvers import Ends, solvers
+from _spectra import chosen, network
 
 import hesslab as hl
 from hesslab.operators.allocator import keep_freed_memory
 
 FOLDER = Path(__file__).resolve().parent
-RTOL = 1e-3  # of residuals
-OURS = "hesslab, lanczos"
-LONG = 150  # s: a run that would take longer is not timed but computed from its products
-NO_CONVERGENCE = scipy.sparse.linalg.ArpackNoConvergence
 Row = dict[str, Any]
-Settings = dict[str, list[Mapping[str, Any]]]  # of each solver
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,142 +58,6 @@ QUICK = Scale(5_000, (4, 8, 16), (1_000, 5_000), 2, 10, 20)
 FEW = OURS, "scipy ARPACK, jvp(grad)", "scipy ARPACK, curvlinops"  # for the growth with N
 ENDS: tuple[Ends, ...] = ("largest", "both")
 RTOLS = 0.05, 0.01  # of energies
-
-
-def tuned(problem: Problem, ends: Ends, known: Iterable[str] = ()) -> Settings:
-    """The settings of each solver that give accurate pairs, fewest products first."""
-    found: Settings = {}
-    able = [s for s in solvers(RTOL) if ends in s.ends and problem.size <= s.most]
-    present = [s for s in able if s.name not in known]
-    for solver in tqdm(present, desc=f"tuning, {ends}", disable=None):
-        same = [s for s in present if s.settings is solver.settings and s.name in found]
-        if same:  # but for its product
-            found[solver.name] = found[same[0].name]
-            continue
-        passed = []
-        for setting in solver.settings:
-            A = problem.counter()
-            try:
-                errors = _errors(problem, solver.solve(A, ends, 0, **setting), ends)
-            except (NO_CONVERGENCE, Absent, TooMany):
-                continue
-            if _accurate(errors):
-                passed.append((A.products, setting))
-                if "steps" in setting or "ncv" not in setting:  # the next ones need more
-                    break
-        found[solver.name] = [setting for _, setting in sorted(passed, key=lambda pair: pair[0])]
-    return found
-
-
-def pairs(
-    problem: Problem,
-    ends: Ends,
-    settings: Settings,
-    seeds: int,
-    *,
-    only: tuple[str, ...] | None = None,
-) -> list[Row]:
-    """Products and CPU seconds of every solver, with what its answer was worth."""
-    present = [
-        solver
-        for solver in solvers(RTOL)
-        if settings.get(solver.name) and (only is None or solver.name in only)
-    ]
-    rounds = range(seeds)
-    runs: dict[str, list[Row]] = {solver.name: [] for solver in present}
-    for seed in tqdm(rounds, desc=f"{problem.size} by {problem.size}, {ends}", disable=None):
-        for solver in present:
-            before = runs[solver.name]
-            if not before or not before[0]["computed"]:
-                before.append(_one(problem, solver, ends, settings[solver.name], seed))
-    rows = []
-    for solver in present:
-        mine = runs[solver.name]
-        rows.append(
-            {
-                "route": solver.name,
-                "ends": ends,
-                "products": statistics.median(run["products"] for run in mine),
-                "most_products": max(run["products"] for run in mine),
-                "seconds": statistics.median(run["seconds"] for run in mine),
-                "seconds_of_runs": [run["seconds"] for run in mine],
-                "residual": max(run["residual"] for run in mine),
-                "value_error": max(run["value_error"] for run in mine),
-                "computed": mine[0]["computed"],
-                "setting": dict(mine[0]["setting"]),
-            }
-        )
-    print(table(f"{problem.name}: ten pairs, {ends}", rows), flush=True)
-    return rows
-
-
-def _one(
-    problem: Problem,
-    solver: Solver,
-    ends: Ends,
-    settings: list[Mapping[str, Any]],
-    seed: int,
-) -> Row:
-    """One run with the first setting whose answer is accurate here too."""
-    for setting in settings:
-        run = _timed(problem, solver, ends, setting, seed)
-        if _accurate(run):
-            break
-    return run
-
-
-def _timed(
-    problem: Problem, solver: Solver, ends: Ends, setting: Mapping[str, Any], seed: int
-) -> Row:
-    start = time.process_time()
-    multiply = problem.product(solver.library)
-    built = time.process_time() - start
-    if long := _would_be_long(problem, solver, multiply):
-        A = problem.counter()
-        answer = solver.solve(A, ends, seed, **setting)
-        seconds = built + long * A.products
-    else:
-        A = problem.counter(multiply)
-        answer = solver.solve(A, ends, seed, **setting)
-        seconds = time.process_time() - start
-    return {
-        "products": A.products,
-        "seconds": seconds,
-        "computed": bool(long),
-        "setting": setting,
-        **_errors(problem, answer, ends),
-    }
-
-
-def _would_be_long(problem: Problem, solver: Solver, multiply: Any) -> float:
-    """Seconds of a product, where hundreds of them would take too long; else 0."""
-    if "power" not in solver.name:
-        return 0.0
-    v = torch.randn(problem.size)
-    multiply(v)
-    start = time.process_time()
-    multiply(v)
-    each = time.process_time() - start
-    return each if 300 * each > LONG else 0.0
-
-
-def _accurate(run: Row) -> bool:
-    return bool(max(run["residual"], run["value_error"]) <= RTOL)
-
-
-def _errors(problem: Problem, answer: Pairs, ends: Ends) -> dict[str, float]:
-    """Largest residual and largest error of a value, relative to the largest modulus."""
-    values, vectors = answer[0].double(), answer[1].double()
-    products = torch.stack([problem.fast(v.float()).double() for v in vectors.T], dim=1)
-    scale = float(problem.eigenvalues.abs().max())
-    top = K if ends == "largest" else K // 2
-    bottom = len(problem.eigenvalues) - (K - top)
-    known = torch.cat([problem.eigenvalues[:top], problem.eigenvalues[bottom:]])
-    residuals = (products - vectors * values).norm(dim=0) / vectors.norm(dim=0)
-    return {
-        "residual": float(residuals.max()) / scale,
-        "value_error": float((values.sort(descending=True).values - known).abs().max()) / scale,
-    }
 
 
 def of_chosen(scale: Scale) -> dict[str, Any]:
@@ -227,8 +81,8 @@ def of_network(scale: Scale) -> dict[str, Any]:
     data |= {"size": first.size, "examples": examples, "by_examples": []}
     for ends in ENDS:
         settings = tuned(first, ends)
-        # Power iteration takes hundreds of products: once, with the fewest images, must do.
-        fast = tuple(name for name in settings if "power" not in name)
+        # What takes hundreds of products is run once, with the fewest images.
+        fast = [s.name for s in solvers(RTOL) if s.name in settings and not s.slow]
         data[ends] = pairs(problem, ends, settings, scale.seeds, only=fast)
         if ends == "largest":
             known = settings
@@ -247,7 +101,7 @@ def of_energies(scale: Scale) -> dict[str, Any]:
     """Products to the energies of a chosen matrix."""
     problem, seeds = chosen(scale.size), scale.energies
     rows = energy_rows(problem, RTOLS, seeds)
-    rows += nuclear_rows(problem, RTOLS[0], seeds, all_peers=True)
+    rows += nuclear_rows(problem, RTOLS[0], seeds, everybody=True)
     print(energies_table(problem.name, rows), flush=True)
     return {"size": problem.size, "rows": rows}
 
@@ -259,7 +113,7 @@ def of_network_energies(scale: Scale) -> dict[str, Any]:
     known = hl.linalg.spectral_density(H, steps=scale.steps, probes=4, seed=10_000).energies()
     problem = dataclasses.replace(problem, L1=known.L1.estimate, L2=known.L2.estimate)
     rows = energy_rows(problem, RTOLS, seeds)
-    rows += nuclear_rows(problem, RTOLS[0], seeds // 2, all_peers=False)
+    rows += nuclear_rows(problem, RTOLS[0], seeds // 2, everybody=False)
     print(energies_table(problem.name, rows), flush=True)
     truth = {name: _interval(getattr(known, name)) for name in ("L1", "L2")}
     return {"size": problem.size, "examples": scale.examples[1], "known": truth, "rows": rows}
@@ -267,24 +121,6 @@ def of_network_energies(scale: Scale) -> dict[str, Any]:
 
 def _interval(estimate: hl.linalg.Estimate) -> dict[str, float]:
     return {of: getattr(estimate, of) for of in ("estimate", "low", "high")}
-
-
-def table(title: str, rows: list[Row]) -> str:
-    """Rows of pairs as lines of text, fewest products first."""
-    ours = next(row for row in rows if row["route"] == OURS)
-    lines = [
-        f"\n{title}",
-        f"{'route':<44}{'products':>9}{'seconds':>10}{'x ours':>8}{'residual':>10}{'value':>9}",
-    ]
-    for row in sorted(rows, key=lambda row: row["products"]):
-        lines.append(
-            f"{row['route']:<44}{row['products']:>9.0f}{row['seconds']:>10.2f}"
-            f"{row['seconds'] / ours['seconds']:>8.1f}{row['residual']:>10.1e}"
-            f"{row['value_error']:>9.0e}"
-            + ("  seconds computed" if row["computed"] else "")
-            + f"  {row['setting'] or ''}"
-        )
-    return "\n".join(lines)
 
 
 def energies_table(title: str, rows: list[Row]) -> str:

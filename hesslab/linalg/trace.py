@@ -171,9 +171,10 @@ def energy(
             enough /= 2
         else:
             excess = (found.standard_error / (rtol * found.estimate)) ** 2
-            left_out = P - complement.basis.size
-            if steps == P and found.probes * excess >= left_out:
-                enough = 0.0  # the rest of the space costs no more, and leaves no error
+            rest = P - complement.basis.size  # of the space, which then leaves no error
+            within = min(found.probes * excess, max_products - multiply.products)
+            if rest <= within and rest <= steps - complement.basis.size:
+                enough = 0.0
             else:
                 complement.draw(min(math.ceil(found.probes * min(excess, 8)), left))
                 sums = [complement.squares()]

@@ -107,6 +107,11 @@ def test_energy_reaches_the_error_that_is_asked_for():
         assert found.low < np.square(A.values).mean() < found.high
     limited = hl.linalg.energy(A, rtol=0.001, max_products=40)
     assert limited.products <= 40
+    few = Rotated(np.random.default_rng(1).normal(size=60))
+    for most in (20, 63, 70, 200):
+        found = hl.linalg.energy(few, rtol=0.03, max_products=most)
+        assert found.products <= most
+        assert found.low - 1e-12 <= np.square(few.values).mean() <= found.high + 1e-12
     assert limited.standard_error > 0.001 * limited.estimate
 
 
