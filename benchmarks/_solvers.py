@@ -155,6 +155,7 @@ def solvers(rtol: float) -> list[Solver]:
             f"hesslab, {method}",
             "hesslab",
             functools.partial(_hesslab, method=method, rtol=rtol),
+            most=10**6 if method == "lobpcg" else 10**8,  # it keeps 144 vectors
         )
         for method in ("lanczos", "lobpcg")
     ] + [

@@ -67,8 +67,10 @@ def of_chosen(scale: Scale) -> dict[str, Any]:
     data: dict[str, Any] = {"size": scale.size, "by_size": []}
     data |= {ends: pairs(problem, ends, settings[ends], scale.seeds) for ends in ENDS}
     for size in scale.sizes:
-        problem, known = chosen(size), settings["largest"]
-        known = known | tuned(problem, "largest", known)  # the dense route, at small sizes
+        problem = chosen(size)
+        able = {s.name for s in solvers(RTOL) if size <= s.most}
+        known = {name: of for name, of in settings["largest"].items() if name in able}
+        known |= tuned(problem, "largest", known)  # the dense route, at small sizes
         rows = pairs(problem, "largest", known, 1 if size > 10**6 else scale.seeds)
         data["by_size"] += [{**row, "size": size} for row in rows]
     return data
