@@ -2,8 +2,6 @@ from .costs import cost_curves as cost_curves
 from .costs import product_costs as product_costs
 from .cutoffs import threshold as threshold
 from .densities import densities as densities
-from .densities import densities_over_time as densities_over_time
-from .densities import density_frames as density_frames
 from .energies import energies as energies
 from .learning import history as history
 from .look import INK as INK
@@ -18,3 +16,5 @@ from .regression import function_samples as function_samples
 from .side_by_side import compare_eigenvalues as compare_eigenvalues
 from .spectra import agreement as agreement
 from .spectra import eigenvalues as eigenvalues
+from .through_time import densities_over_time as densities_over_time
+from .through_time import density_frames as density_frames

@@ -1,4 +1,4 @@
-"""Figures of how eigenvalues are distributed, at one time, side by side and through time."""
+"""Figures of how eigenvalues are distributed, one or several side by side."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Atoms = tuple[ArrayLike, ArrayLike]
-POINTS = 800  # of the grid on which curves are drawn
+POINTS = 800  # of the grid on which curves are drawn, at least
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1)))
 
 
@@ -71,135 +71,11 @@ def densities(
     if unknown:
         raise ValueError(f"outliers has {unknown}, which spectra has not; use its names")
     exact = None if reference is None else vector("reference", reference)
-    s, grid = _axis(found, [] if exact is None else [exact], scale, width, size)
-    return _panel(found, grid, marks=marks, exact=exact, size=size, s=s, width=width)
+    s, grid = density_axis(found, [] if exact is None else [exact], scale, width, size)
+    return density_panel(found, grid, marks=marks, exact=exact, size=size, s=s, width=width)
 
 
-def density_frames(
-    labels: Sequence[object],
-    spectra: Sequence[Atoms],
-    *,
-    size: int,
-    outliers: Sequence[ArrayLike] | None = None,
-    scale: float | None = None,
-    width: float = 0.08,
-) -> list[Figure]:
-    """One figure as of `densities` for each spectrum, all with the same axes: for a slider.
-
-    Args:
-        labels: ``[T]``: what each is called in its legend.
-        spectra: for each, values and weights as in `densities`.
-        size: P.
-        outliers: for each, eigenvalues that are known one by one.
-        scale: as in `densities`, for all of them.
-        width: as in `densities`.
-
-    Returns:
-        T figures; `hesslab.report.slider` takes 1 to 30.
-
-    Raises:
-        ValueError: lengths differ, there is no spectrum, or a number is out of range.
-        NotFinite: a number is NaN or infinite.
-        MissingExtra: matplotlib is not installed.
-    """
-    names = [str(label) for label in labels]
-    marks = [None] * len(spectra) if outliers is None else outliers
-    if not len(names) == len(set(names)) == len(spectra) == len(marks):
-        raise ValueError(
-            f"there are {len(set(names))} different labels, {len(spectra)} spectra and "
-            f"{len(marks)} lists of outliers; expected as many of each"
-        )
-    found = atoms_of(dict(zip(names, spectra, strict=True)), many=True)
-    s, grid = _axis(found, [], scale, width, size)
-    grid = grid[::2]  # a slider has many curves to carry
-    top = max(_bells(x, w, grid, s, width).max() for x, w in found.values())
-    return [
-        _panel(
-            {name: atoms},
-            grid,
-            marks={} if known is None else {name: vector(f"outliers of {name}", known)},
-            exact=None,
-            size=size,
-            s=s,
-            width=width,
-            top=top,
-        )
-        for (name, atoms), known in zip(found.items(), marks, strict=True)
-    ]
-
-
-def densities_over_time(
-    steps: Sequence[int] | ArrayLike,
-    spectra: Sequence[Atoms],
-    *,
-    size: int,
-    scale: float | None = None,
-    width: float = 0.1,
-    log_steps: bool = False,
-    xlabel: str = "step",
-) -> Figure:
-    """How a density changes: time to the right, eigenvalues upwards, its height as colour.
-
-    Args:
-        steps: ``[T]``, ascending.
-        spectra: for each, values and weights as in `densities`.
-        size: P; where there is less than half an eigenvalue the figure stays empty.
-        scale: as in `densities`.
-        width: as in `densities`.
-        log_steps: space the horizontal axis as the logarithm of 1 + step.
-        xlabel: of the horizontal axis.
-
-    Returns:
-        One panel with a scale of colours, 5.2 inches wide.
-
-    Raises:
-        ValueError: lengths differ, there are fewer than two steps, they do not grow, one is
-            negative on a logarithmic axis, or a number is out of range.
-        NotFinite: a number is NaN or infinite.
-        MissingExtra: matplotlib is not installed.
-    """
-    times = vector("steps", steps)
-    if len(times) != len(spectra) or len(times) < 2 or (np.diff(times) <= 0).any():
-        raise ValueError(
-            f"there are {len(times)} steps and {len(spectra)} spectra; expected two or more of "
-            "both, with steps that grow"
-        )
-    if log_steps and times[0] < 0:
-        raise ValueError(f"step {times[0]:g} has no place on an axis of log(1 + step)")
-    found = atoms_of(
-        {f"step {t:g}": pair for t, pair in zip(times, spectra, strict=True)}, many=True
-    )
-    s, grid = _axis(found, [], scale, width, size)
-    one = 1 / (size * width * np.sqrt(2 * np.pi))
-    heights = np.array([_bells(x, w, grid, s, width).mean(0) for x, w in found.values()]).T
-    with style():
-        from matplotlib.colors import LinearSegmentedColormap, LogNorm
-
-        colours = LinearSegmentedColormap.from_list("few to many", [PALETTE[5], PALETTE[1]])
-        figure, ((axes,),) = panels(SINGLE, 3.8)
-        edges = np.sinh(np.append(grid, 2 * grid[-1] - grid[-2]) - (grid[1] - grid[0]) / 2) * s
-        at = np.log1p(times) if log_steps else times
-        sides = np.concatenate(
-            [[1.5 * at[0] - at[1] / 2], (at[1:] + at[:-1]) / 2, [1.5 * at[-1] - at[-2] / 2]]
-        )
-        sides = np.expm1(sides) if log_steps else sides
-        mesh = axes.pcolormesh(
-            sides, edges, np.ma.masked_less(heights, one / 2), cmap=colours,
-            norm=LogNorm(one / 2, float(heights.max())), rasterized=True,
-        )  # fmt: skip
-        asinh_axis(axes, "y", np.sinh(grid[[0, -1]]) * s, s)
-        if log_steps:
-            axes.set_xscale("function", functions=(np.log1p, np.expm1))
-            ticks = [0, *(10**i for i in range(12))]
-            axes.set_xticks([tick for tick in ticks if times[0] <= tick <= times[-1]])
-        axes.set(xlabel=xlabel, ylabel="eigenvalue")
-        bar = figure.colorbar(mesh, ax=axes, label="density per unit of asinh")
-        bar.outline.set_visible(False)
-        log_axis(bar.ax, "y")
-    return figure
-
-
-def _panel(
+def density_panel(
     found: Mapping[str, tuple[Array, Array]],
     grid: Array,
     *,
@@ -215,11 +91,11 @@ def _panel(
     with style():
         figure, ((axes,),) = panels(SINGLE, 3.8)
         if exact is not None:
-            shown = _bells(exact[None], np.full((1, len(exact)), 1 / len(exact)), grid, s, width)
+            shown = bells(exact[None], np.full((1, len(exact)), 1 / len(exact)), grid, s, width)
             axes.plot(np.sinh(grid) * s, shown[0], color=INK, linewidth=1.1, linestyle="-",
                       label="all eigenvalues")  # fmt: skip
         for colour, dash, (name, (x, w)) in zip(PALETTE, _DASHES, found.items(), strict=False):
-            rows = _bells(x, w, grid, s, width)
+            rows = bells(x, w, grid, s, width)
             _draw(axes, np.sinh(grid) * s, rows, name, colour, dash)
             if name in marks:
                 axes.plot(marks[name], np.full(len(marks[name]), one), linestyle="none",
@@ -267,14 +143,16 @@ def median_modulus(found: Mapping[str, tuple[Array, Array]]) -> float:
     return max(float(sizes[order][middle]), 1e-3 * float(sizes.max())) or 1.0
 
 
-def _axis(
+def density_axis(
     found: Mapping[str, tuple[Array, Array]],
     more: Sequence[Array],
     scale: float | None,
     width: float,
     size: int,
+    *,
+    points: int = POINTS,
 ) -> tuple[float, Array]:
-    """Where the axis turns logarithmic, and its points, four bells beyond all values."""
+    """Where the axis turns logarithmic, and its points, three a bell, four bells beyond all."""
     positive("width", width)
     positive("scale", scale)
     if size != int(size) or size < 1:
@@ -283,10 +161,10 @@ def _axis(
     values = [*(x for x, _ in found.values()), *more]
     low, high = min(x.min() for x in values), max(x.max() for x in values)
     ends = np.arcsinh(low / s) - 4 * width, np.arcsinh(high / s) + 4 * width
-    return s, np.linspace(*ends, POINTS)
+    return s, np.linspace(*ends, max(points, math.ceil(3 * (ends[1] - ends[0]) / width)))
 
 
-def _bells(x: Array, w: Array, grid: Array, s: float, width: float) -> Array:
+def bells(x: Array, w: Array, grid: Array, s: float, width: float) -> Array:
     """Each row's density on the grid, ``[q, points]``, per unit of asinh."""
     at = np.arcsinh(x / s)
     rows = []

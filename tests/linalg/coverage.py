@@ -1,6 +1,7 @@
 """How often 95 % intervals hold the truth, counted on matrices whose spectrum was chosen."""
 
 import numpy as np
+import scipy.stats
 import torch
 
 import hesslab as hl
@@ -14,7 +15,6 @@ ENERGIES = {
     "L2_negative": lambda x: np.maximum(-x, 0) ** 2,
     "L2_positive": lambda x: np.maximum(x, 0) ** 2,
 }
-T4 = 2.776  # 97.5 % quantile of Student's t of 4 degrees of freedom: the default has 5 probes
 
 
 def of_densities(draw, runs):
@@ -32,8 +32,9 @@ def of_densities(draw, runs):
             function = functions[name]
             hits.setdefault(name, []).append(_holds(estimate, function(values).sum()))
             each = (density.weights * torch.as_tensor(function(density.nodes.numpy()))).sum(1)
-            spread = (len(values) - len(density.eigenvalues)) * float(each.std()) / 5**0.5
-            widths.setdefault(name, []).append((estimate.half_width, T4 * spread))
+            spread = (len(values) - len(density.eigenvalues)) * float(each.std())
+            student = scipy.stats.t.ppf(0.975, len(each) - 1) / len(each) ** 0.5
+            widths.setdefault(name, []).append((estimate.half_width, student * spread))
     share = {name: float(np.mean(hit)) for name, hit in hits.items()}
     return share, {name: float(np.divide(*np.sum(of, 0))) for name, of in widths.items()}
 
