@@ -46,9 +46,7 @@ class Scale:
     """How much is measured."""
 
     size: int  # of the chosen matrix
-    examples: tuple[
-        int, ...
-    ]  # of the network: tuning and energies on the first, pairs on the second
+    examples: tuple[int, ...]  # of the network: the first tunes, the second is reported
     sizes: tuple[int, ...]  # of the chosen matrices that show the growth
     seeds: int  # of start vectors
     energies: int  # seeds of energies
