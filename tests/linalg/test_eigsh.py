@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import hesslab as hl
 from hesslab.errors import NotFinite
-from tests.linalg.matrices import Failing, symmetric
+from tests.linalg.matrices import Failing, Rotated, symmetric, toy
 
 
 def netlike(n, seed=0):
@@ -32,6 +32,16 @@ class Counting:
     def __matmul__(self, v):
         self.products += 1 if v.ndim == 1 else v.shape[1]
         return self.A @ v
+
+
+def test_no_value_is_missing_where_they_lie_closer_together_than_the_tolerance():
+    values = toy(5000)
+    ordered = np.sort(values)[::-1]
+    ends = np.concatenate([ordered[:5], ordered[-5:]])
+    for seed in range(8):
+        pairs = hl.linalg.eigsh(Rotated(values, seed), 10, which="both", rtol=1e-3, seed=seed)
+        assert pairs.converged.all()
+        assert np.abs(pairs.values.numpy() - ends).max() <= 1e-3 * ordered[0]
 
 
 @pytest.mark.parametrize("which", ["largest", "smallest", "both"])
