@@ -186,6 +186,7 @@ def solvers(rtol: float) -> list[Solver]:
             _tolerances(2, 2.5, 3, 3.5, 4, 5),
             ("largest",),  # by modulus, which are the same ten here
             slow=True,
+            most=10**6,
         ),
         Solver(
             "PyHessian, power",
@@ -194,6 +195,7 @@ def solvers(rtol: float) -> list[Solver]:
             _tolerances(3, 4, 5, 5.5, 6, 7),
             ("largest",),
             slow=True,
+            most=10**6,
         ),
         Solver("torch.lobpcg, dense", "torch", _lobpcg, _tolerances(3, 4), most=10_000),
     ]

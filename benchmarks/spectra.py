@@ -24,6 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy is imported
 import argparse
 import dataclasses
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,55 +61,57 @@ ENDS: tuple[Ends, ...] = ("largest", "both")
 RTOLS = 0.05, 0.01  # of energies
 
 
-def of_chosen(scale: Scale) -> dict[str, Any]:
+def of_chosen(scale: Scale) -> Iterator[dict[str, Any]]:
     """Pairs of a chosen matrix, and the ten largest of smaller and larger ones like it."""
-    problem = chosen(scale.size)
-    settings = {ends: tuned(problem, ends) for ends in ENDS}
-    data: dict[str, Any] = {"size": scale.size, "by_size": []}
-    data |= {ends: pairs(problem, ends, settings[ends], scale.seeds) for ends in ENDS}
+    problem, settings = chosen(scale.size), {}
+    yield {"size": scale.size}
+    for ends in ENDS:
+        settings[ends] = tuned(problem, ends)
+        yield {ends: pairs(problem, ends, settings[ends], scale.seeds)}
+    by_size: list[Row] = []
     for size in scale.sizes:
         problem = chosen(size)
         able = {s.name for s in solvers(RTOL) if size <= s.most}
         known = {name: of for name, of in settings["largest"].items() if name in able}
         known |= tuned(problem, "largest", known)  # the dense route, at small sizes
         rows = pairs(problem, "largest", known, 1 if size > 10**6 else scale.seeds)
-        data["by_size"] += [{**row, "size": size} for row in rows]
-    return data
+        by_size += [{**row, "size": size} for row in rows]
+        yield {"by_size": by_size}
 
 
-def of_network(scale: Scale) -> dict[str, Any]:
+def of_network(scale: Scale) -> Iterator[dict[str, Any]]:
     """Pairs of the network, and the ten largest with fewer and with more images."""
     first, examples = network(scale.examples[0]), scale.examples[1]
-    problem, data = network(examples), {}
-    data |= {"size": first.size, "examples": examples, "by_examples": []}
+    problem, settings, found = network(examples), {}, {}
+    yield {"size": first.size, "examples": examples}
     for ends in ENDS:
-        settings = tuned(first, ends)
+        settings[ends] = tuned(first, ends)
         # What takes hundreds of products is run once, with the fewest images.
-        fast = [s.name for s in solvers(RTOL) if s.name in settings and not s.slow]
-        data[ends] = pairs(problem, ends, settings, scale.seeds, only=fast)
-        if ends == "largest":
-            known = settings
+        fast = [s.name for s in solvers(RTOL) if s.name in settings[ends] and not s.slow]
+        found[ends] = pairs(problem, ends, settings[ends], scale.seeds, only=fast)
+        yield {ends: found[ends]}
+    by_examples: list[Row] = []
     for n in scale.examples:
         if n == examples:
-            rows = data["largest"]
+            rows = found["largest"]
         elif n == scale.examples[0]:
-            rows = pairs(first, "largest", known, 1)
+            rows = pairs(first, "largest", settings["largest"], 1)
         else:
-            rows = pairs(network(n), "largest", known, 1, only=FEW)
-        data["by_examples"] += [{**row, "examples": n} for row in rows]
-    return data
+            rows = pairs(network(n), "largest", settings["largest"], 1, only=FEW)
+        by_examples += [{**row, "examples": n} for row in rows]
+        yield {"by_examples": by_examples}
 
 
-def of_energies(scale: Scale) -> dict[str, Any]:
+def of_energies(scale: Scale) -> Iterator[dict[str, Any]]:
     """Products to the energies of a chosen matrix."""
     problem, seeds = chosen(scale.size), scale.energies
     rows = energy_rows(problem, RTOLS, seeds)
     rows += nuclear_rows(problem, RTOLS[0], seeds, everybody=True)
     print(energies_table(problem.name, rows), flush=True)
-    return {"size": problem.size, "rows": rows}
+    yield {"size": problem.size, "rows": rows}
 
 
-def of_network_energies(scale: Scale) -> dict[str, Any]:
+def of_network_energies(scale: Scale) -> Iterator[dict[str, Any]]:
     """Products to the energies of the network, whose truth is a much longer estimate."""
     problem, seeds = network(scale.examples[0]), max(scale.energies // 2, 10)
     H = problem.counter()
@@ -118,7 +121,7 @@ def of_network_energies(scale: Scale) -> dict[str, Any]:
     rows += nuclear_rows(problem, RTOLS[0], seeds // 2, everybody=False)
     print(energies_table(problem.name, rows), flush=True)
     truth = {name: _interval(getattr(known, name)) for name in ("L1", "L2")}
-    return {"size": problem.size, "examples": scale.examples[0], "known": truth, "rows": rows}
+    yield {"size": problem.size, "examples": scale.examples[0], "known": truth, "rows": rows}
 
 
 def _interval(estimate: hl.linalg.Estimate) -> dict[str, float]:
@@ -157,10 +160,12 @@ def main() -> int:
     kept = keep_freed_memory()
     name, scale = "spectra-cpu", QUICK if options.quick else FULL
     for part in options.parts:
-        data = PARTS[part](scale)
-        if not options.quick:
-            made = {**machine("cpu"), "allocator_kept": kept}
-            _write(name, part, {**data, "made": made}, options.folder)
+        made = {**machine("cpu"), "allocator_kept": kept}
+        measured: dict[str, Any] = {"made": made}
+        for data in PARTS[part](scale):
+            measured |= data
+            if not options.quick:  # as it comes: an interruption loses what was under way
+                _write(name, part, measured, options.folder)
     return 0
 
 
