@@ -44,8 +44,9 @@ def spectral_density(
         steps: of Lanczos for each probe; m steps are exact for polynomials of degree 2 m - 1.
         probes: random directions.
         deflate: "auto" takes twice `steps` products and takes out every Ritz pair whose residual
-            is at most 1e-3 of the largest modulus and 1e-2 of its own value; a number finds so
-            many of the largest modulus to 1e-3; `Eigenpairs` are taken as they are; None or 0 takes
+            is at most 1e-3 of the largest modulus and 1e-2 of its own value; all of them, where P
+            products are no more than the whole would take; a number finds so many of the largest
+            modulus to 1e-3; `Eigenpairs` are taken as they are; None or 0 takes
             out none.
         seed: of all random vectors.
         memory_limit: bytes for the bases; None means a quarter of the memory.
@@ -62,7 +63,8 @@ def spectral_density(
         NotFinite: a product is NaN or infinite; the message has its number.
         MemoryError: the bases do not fit.
 
-    Cost: ``steps * (probes + 2)`` products; memory ``8 P steps * max(2, probes)`` bytes and more.
+    Cost: ``min(steps * (probes + 2), P)`` products; memory ``8 P steps * max(2, probes)`` bytes
+    and more.
     Source: Golub and Meurant (1994) for the quadrature; Gambhir, Stathopoulos and Orginos (2017)
     for deflation in stochastic traces.
     """
@@ -74,7 +76,7 @@ def spectral_density(
         multiply,
         run,
         {"seed": seed, "steps": steps, "probes": probes, "deflate": str(deflate)},
-        total=(steps * (probes + 2)) if deflate == "auto" else None,
+        total=run.total,
         on_checkpoint=on_checkpoint,
         every=checkpoint_every,
     )
@@ -106,9 +108,11 @@ class _Run:
         self._pairs: tuple[Tensor, Tensor, Tensor] | None = None
         self._bases: list[KrylovBasis] = []
         self._outliers: KrylovBasis | None = None
+        self.total: int | None = None  # products, where that is known beforehand
         if deflate == "auto":
             generator = torch.Generator().manual_seed(first)
-            most = min(2 * steps, P)
+            self.total = min(steps * (probes + 2), P)
+            most = P if self.total == P else 2 * steps
             self._outliers = KrylovBasis(
                 random_direction(P, generator),
                 most,

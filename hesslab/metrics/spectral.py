@@ -34,7 +34,7 @@ class Quantity:
     chance: float | None = None
 
     def __float__(self) -> float:
-        return self.value
+        return float(self.value)
 
     def __repr__(self) -> str:
         error = "" if math.isnan(self.error) else f" +- {self.error:.2g}"

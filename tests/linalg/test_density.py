@@ -53,17 +53,20 @@ def test_moments_of_a_probe_are_those_of_the_matrix():
     "values",
     [
         netlike(60),
+        netlike(210),
         np.zeros(40),
         np.ones(40),
         np.repeat([3.0, 0.0, -2.0], [5, 30, 5]),
+        np.repeat([3.0, 0.0, -2.0, 1e-3], [5, 90, 5, 90]),
         10.0 ** -np.arange(0, 10, 0.25),
         np.array([2.0]),
         np.array([2.0, -1.0]),
     ],
-    ids=["netlike", "zero", "identity", "three", "ten decades", "1 x 1", "2 x 2"],
+    ids="netlike 210 zero identity three four decades 1x1 2x2".split(),
 )
 def test_a_small_matrix_is_exact(values):
     density = spectral_density(symmetric(values))
+    assert density.products == len(values) == len(density.eigenvalues)  # and no more
     energies = density.energies(per="total")
     scale = max(float(np.abs(values).max()), 1e-300)
     for name, function in ENERGIES.items():
