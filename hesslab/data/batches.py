@@ -56,8 +56,8 @@ def as_batches(
         )
     if not isinstance(data, Iterable):
         raise TypeError(
-            f"data is a {type(data).__name__}; expected a Dataset, a pair of tensors (x, y) or a "
-            "re-iterable of such pairs (a DataLoader with shuffle=False)"
+            f"data is a {type(data).__name__}; expected a hesslab.data.Dataset, a pair of tensors "
+            "(x, y) or a re-iterable of such pairs (a DataLoader with shuffle=False)"
         )
     if isinstance(data, Iterator):
         raise TypeError(

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from hesslab.linalg.estimate import Estimate, mean_of
-
-Per = Literal["dimension", "total"]
+from hesslab.linalg.estimate import Estimate, Per, mean_of, per_unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +86,8 @@ class SpectralDensity:
             The estimate. Cost: none.
 
         Raises:
-            ValueError: the function is NaN or infinite at an eigenvalue or a node.
+            ValueError: the function is NaN or infinite at an eigenvalue or a node, or does not give
+                a number for each of them.
         """
         exact = float(_applied(function, self.eigenvalues).sum())
         n = self.size - len(self.eigenvalues)
@@ -104,7 +102,7 @@ class SpectralDensity:
             bias=n * abs(float(mean.mean() - half.mean())),
             predicted=2 * n * n / (n + 2) * max(variance, 0.0),
         )
-        return found * (1.0 if per == "total" else 1 / self.size)
+        return per_unit(found, per, self.size)
 
     def count(self, low: float, high: float, *, per: Per = "total") -> Estimate:
         """The number of eigenvalues in ``[low, high]``, or their share.
@@ -116,7 +114,12 @@ class SpectralDensity:
 
         Returns:
             The estimate; wide intervals within the bulk, which the nodes do not resolve.
+
+        Raises:
+            ValueError: `low` is above `high`, or one of them NaN.
         """
+        if not low <= high:
+            raise ValueError(f"low={low} and high={high}; expected low <= high")
         return self.integral(lambda x: ((x >= low) & (x <= high)).double(), per=per)
 
     def energies(self, *, per: Per = "dimension") -> Energies:
@@ -166,12 +169,18 @@ def _quadrature(function: Callable[[Tensor], Tensor], nodes: Tensor, weights: Te
 def _applied(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """The function's values, refused if one is not finite."""
     values = torch.as_tensor(function(x), dtype=torch.float64)
+    if values.shape != x.shape:
+        raise ValueError(
+            f"the function gave the shape {tuple(values.shape)} for {tuple(x.shape)} eigenvalues; "
+            "expected a number for each, as torch.log gives"
+        )
     if not bool(values.isfinite().all()):
         bad = x[~values.isfinite()]
         shift = -float(x.min())
         cure = "it must be finite on the whole spectrum"
         if shift >= 0:
-            cure += f"; those of A.shift(s) that were found are positive for s above {shift:.3g}"
+            cure += f"; those of A + s I that were found are positive for s above {shift:.3g}"
+            cure += " (an operator's A.shift(s))"
         raise ValueError(
             f"the function is NaN or infinite at {float(bad[0]):.6g}, an eigenvalue or node of the "
             f"density: {cure}"

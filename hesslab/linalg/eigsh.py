@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -79,9 +80,13 @@ def eigsh(
 
     "lanczos" keeps a basis of a Krylov space, orthogonal to rounding, and restarts it from the best
     Ritz vectors when it is full: fewest products. "lobpcg" multiplies blocks of k vectors, which
-    costs more products, and less time where a block is cheap; it finds all copies of a repeated
-    eigenvalue, where "lanczos" finds one. Pairs that have not converged when the products run out
-    are returned with ``converged`` False and their residual.
+    costs more products, and less time where a block is cheap. Pairs that have not converged when
+    the products run out are returned with ``converged`` False and their residual, and a warning.
+
+    A repeated eigenvalue is found once by "lanczos", whatever ``converged`` says, as by any method
+    that starts from one vector: all its copies look alike from there. Chance gives no network such
+    a one, but structure does: a linear layer of C outputs under a squared loss has each eigenvalue
+    C times. "lobpcg" finds the copies.
 
     Args:
         A: symmetric ``[P, P]``: an operator, a tensor, anything with shape, dtype, device, ``@``.
@@ -135,11 +140,20 @@ def eigsh(
         values, residuals, scale = _search(solver, multiply, limit - 1, SAFE * rtol, progress)
     vectors = solver.vectors().to(multiply.device)
     residuals = _verified(multiply, vectors, values.to(multiply.device), residuals)
+    converged = residuals <= rtol * scale
+    if not bool(converged.all()):
+        warnings.warn(
+            f"{int(converged.sum())} of {k} eigenpairs have converged: after {multiply.products} "
+            f"products the largest residual is {float(residuals.max()):.1e}, and rtol allows "
+            f"{rtol * scale:.1e}; raise max_products or rtol",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return Eigenpairs(
         values=values.to(multiply.device),
         vectors=fix_signs(vectors).to(multiply.dtype),
         residuals=residuals,
-        converged=residuals <= rtol * scale,
+        converged=converged,
         products=multiply.products,
         seconds=progress.seconds,
         seed=seed,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import scipy.stats
 import torch
 from torch import Tensor
 
 LEVEL = 0.95
+Per = Literal["dimension", "total"]
 PREDICTED = 8  # samples that a variance from theory counts for: so 1,000 spectra are covered best
 
 
@@ -59,11 +61,44 @@ class Estimate:
     __rmul__ = __mul__
 
     def __repr__(self) -> str:
+        digits = _digits(self.estimate, self.standard_error)
         return (
-            f"{self.estimate:.6g} +- {self.standard_error:.2g} "
-            f"(95 %: {self.low:.6g} to {self.high:.6g}; {self.probes} probes, "
+            f"{self.estimate:.{digits}g} +- {self.standard_error:.2g} "
+            f"(95 %: {self.low:.{digits}g} to {self.high:.{digits}g}; {self.probes} probes, "
             f"{self.products} products)"
         )
+
+
+def _digits(value: float, error: float) -> int:
+    """As many digits of a value as its error leaves, and one more; 6 where it has none."""
+    if value == 0 or not (error > 0 and math.isfinite(value) and math.isfinite(error)):
+        return 6
+    places = math.floor(math.log10(abs(value))) - math.floor(math.log10(error))
+    return min(max(places + 2, 2), 10)
+
+
+def per_unit(found: Estimate, per: Per, size: int) -> Estimate:
+    """The estimate of a sum over eigenvalues, or its share of one of them.
+
+    Args:
+        found: of the sum.
+        per: "total" leaves it as it is, "dimension" divides by the size.
+        size: how many eigenvalues there are.
+
+    Returns:
+        The estimate in these units.
+
+    Raises:
+        ValueError: another word.
+    """
+    check_per(per)
+    return found if per == "total" else found * (1 / size)
+
+
+def check_per(per: str) -> None:
+    """Refuse another word."""
+    if per not in get_args(Per):
+        raise ValueError(f'per={per!r}; expected "dimension" or "total"')
 
 
 def mean_of(

@@ -68,6 +68,8 @@ def low_rank(
 ) -> LowRank:
     r"""The k eigenpairs of largest modulus, as a matrix: the best of its rank in every norm.
 
+    But for repeated eigenvalues: "lanczos" finds each of them once; see `eigsh`.
+
     Args:
         A: symmetric ``[P, P]``: an operator, a tensor, anything with shape, dtype, device, ``@``.
         k: the rank.

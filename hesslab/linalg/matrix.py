@@ -40,13 +40,22 @@ class Counted:
         rounding: an asymmetry, relative to the norm, that may be one of rounding.
     """
 
-    def __init__(self, A: MatrixLike | np.ndarray[Any, Any]) -> None:
+    def __init__(self, A: Any) -> None:
+        if not all(hasattr(A, name) for name in ("shape", "dtype", "__matmul__")):
+            raise TypeError(
+                f"A is a {type(A).__name__}; expected an operator, a tensor, an array, or anything "
+                "with shape, dtype, device and @"
+            )
         if isinstance(A, np.ndarray):
             A = torch.from_numpy(A)
+        elif not isinstance(A.dtype, torch.dtype):
+            A = _OfNumpy(A)
         if len(A.shape) != 2 or A.shape[0] != A.shape[1]:
             raise ValueError(
                 f"A has shape {tuple(A.shape)}; eigenpairs need a square symmetric matrix"
             )
+        if A.shape[0] == 0:
+            raise ValueError("A has no rows")
         if A.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"A is {A.dtype}; expected a real floating-point matrix, 32 or 64 bit")
         self.matrix = A
@@ -62,6 +71,20 @@ class Counted:
         if not all_finite(product):
             raise NotFinite(f"product {self.products} with A is NaN or infinite")
         return product
+
+
+class _OfNumpy:
+    """A matrix that multiplies arrays, such as scipy's sparse ones and linear operators."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, A: Any) -> None:
+        self.shape = A.shape
+        self.dtype = torch.from_numpy(np.empty(0, A.dtype)).dtype
+        self._matrix = A
+
+    def __matmul__(self, v: Tensor) -> Tensor:
+        return torch.from_numpy(np.asarray(self._matrix @ v.numpy()))
 
 
 def all_finite(tensor: Tensor) -> bool:

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from hesslab.linalg.complement import Complement
-from hesslab.linalg.estimate import Estimate, mean_of, probe_directions
+from hesslab.linalg.estimate import (
+    Estimate,
+    Per,
+    check_per,
+    mean_of,
+    per_unit,
+    probe_directions,
+)
 from hesslab.linalg.matrix import Counted, MatrixLike
 from hesslab.linalg.sketches import hutch_plus_plus, xtrace
 from hesslab.linalg.vectors import check_room, room
@@ -116,7 +123,7 @@ def energy(
     probes: int = 3,
     max_products: int = 500,
     distribution: Distribution = "rademacher",
-    per: Literal["dimension", "total"] = "dimension",
+    per: Per = "dimension",
     seed: int = 0,
     memory_limit: int | None = None,
 ) -> Estimate:
@@ -146,6 +153,7 @@ def energy(
     Cost: about 15 products for 5 % and 20 for 1 %, where ten eigenvalues hold most of it.
     """
     multiply = Counted(A)
+    check_per(per)
     _check_energy(rtol, probes, max_products)
     P = multiply.size
     vectors = room(multiply.device, memory_limit) // (8 * P)
@@ -178,7 +186,7 @@ def energy(
             else:
                 complement.draw(min(math.ceil(found.probes * min(excess, 8)), left))
                 sums = [complement.squares()]
-    return found * (1.0 if per == "total" else 1 / P)
+    return per_unit(found, per, P)
 
 
 def _check_energy(rtol: float, probes: int, max_products: int) -> None:

@@ -28,8 +28,8 @@ def as_loss(loss: LossLike) -> Loss:
         An object with the methods of `Loss`.
 
     Raises:
-        ValueError: an option of a torch loss that changes its mean: ``weight``,
-            ``label_smoothing``, ``ignore_index``, or a ``reduction`` other than "mean".
+        ValueError: an option of a torch loss that changes its mean: ``weight``, ``ignore_index``,
+            or a ``reduction`` other than "mean".
         TypeError: it is not callable, or a class in place of an instance.
     """
     if isinstance(loss, type):
@@ -42,11 +42,7 @@ def as_loss(loss: LossLike) -> Loss:
             f'{type(loss).__name__} has reduction="{reduction}"; only the mean over examples has '
             'a defined curvature here: build it with reduction="mean"'
         )
-    defaults: dict[str, float | None] = {
-        "weight": None,
-        "label_smoothing": 0.0,
-        "ignore_index": -100,
-    }
+    defaults: dict[str, int | None] = {"weight": None, "ignore_index": -100}
     for option, default in defaults.items() if isinstance(loss, nn.Module) else ():
         found = getattr(loss, option, default)
         if isinstance(found, Tensor) or found != default:
@@ -54,7 +50,7 @@ def as_loss(loss: LossLike) -> Loss:
                 f"{type(loss).__name__}({option}=...) is not supported: it changes the mean over "
                 f"examples; leave {option} at its default"
             )
-    if type(loss) is nn.CrossEntropyLoss:
+    if type(loss) is nn.CrossEntropyLoss and not loss.label_smoothing:
         return _TorchCrossEntropy()
     if type(loss) is nn.MSELoss:
         return _MeanSquaredError()
@@ -64,6 +60,11 @@ def as_loss(loss: LossLike) -> Loss:
             "torch.nn.CrossEntropyLoss(), torch.nn.MSELoss() or a callable (outputs, targets)"
         )
     return _Callable(loss)
+
+
+def is_plain(loss: Loss) -> bool:
+    """Whether it stands for a plain callable of the user."""
+    return isinstance(loss, _Callable)
 
 
 class _MeanSquaredError(GaussianLikelihood):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
 
+from hesslab.data.batches import Batch
 from hesslab.errors import NotDeterministic
 from hesslab.losses import Loss
+from hesslab.losses.adapters import is_plain
 
 # By how much a traced product may differ from autograd's in one parameter, relative to it. Where a
 # model ends in a softmax and is sure, autograd cancels 7 of its 16 digits.
@@ -93,7 +95,7 @@ def check_loss(loss: Loss, outputs: Callable[[], Tensor], y: Tensor) -> None:
     Raises:
         ValueError: they are not.
     """
-    if type(loss).__module__.partition(".")[0] == __name__.partition(".")[0]:
+    if _is_ours(loss):
         return
     f = outputs().detach().double().requires_grad_()
     y = y.double() if y.is_floating_point() else y
@@ -113,6 +115,40 @@ def check_loss(loss: Loss, outputs: Callable[[], Tensor], y: Tensor) -> None:
                 f"{difference:.1e} for the first {len(f)} examples; correct one of them, or pass "
                 "a plain callable (outputs, targets) -> mean, which autograd differentiates"
             )
+
+
+def check_mean(loss: Loss, outputs: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> None:
+    """Refuse somebody else's loss that is no mean over examples, in a batch or across two.
+
+    Such a one depends on how the examples are cut into batches. A few examples do not show it:
+    those that a mask leaves out may come late, and classes of other weights in other batches.
+
+    Args:
+        loss: one of this package needs no look at the data.
+        outputs: computes those of a batch's inputs.
+        batches: all of them.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if _is_ours(loss) and not is_plain(loss):
+        return
+    before: Batch | None = None
+    for x, y in batches:
+        f = outputs(x)
+        _check_parts(loss, f, y)
+        ends = f[:2], y[:2]
+        if before is not None and [t.shape[1:] for t in before] == [t.shape[1:] for t in ends]:
+            _check_parts(loss, *(torch.cat(two) for two in zip(before, ends, strict=True)))
+        before = f[-2:], y[-2:]
+
+
+def _check_parts(loss: Loss, f: Tensor, y: Tensor) -> None:
+    check_sum(lambda part: loss.gradient(f[part], y[part]), len(f), along=0)
+
+
+def _is_ours(loss: Loss) -> bool:
+    return type(loss).__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
 def largest_difference(

@@ -16,6 +16,7 @@ from hesslab.errors import NotFinite
 from hesslab.linalg.matrix import all_finite
 from hesslab.losses import LossLike, as_loss
 from hesslab.operators.base import Operator
+from hesslab.operators.checks import check_mean
 from hesslab.operators.engine.graph import Untraceable
 from hesslab.operators.engine.traced import Kind, Traced
 from hesslab.operators.examples import Examples
@@ -320,7 +321,13 @@ class Curvature(Operator):
             self._batches.first()  # refused, if it is another one
         if all_finite(examples.AV):  # otherwise the first product says where
             examples.check()
+            self._check_mean()
             self._start(examples, x)
+
+    def _check_mean(self) -> None:
+        network = self._network
+        with self._recording(), torch.no_grad():
+            check_mean(self._loss, lambda x: network.outputs(network.point, x), self._batches)
 
     def _start(self, examples: Examples, x: Tensor) -> None:
         """Take the traced route if it gives what autograd gives for a few examples of a batch."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from hesslab._files import write_aside
@@ -22,6 +23,7 @@ from hesslab.metrics import Quantity
 from hesslab.training.loop import left_as_found
 
 MOST = 10_000  # numbers of an array in one visit
+SAME = 1e-6  # relative: the norms of the weights of one training, run again
 
 
 class Eigenvalues:
@@ -75,7 +77,7 @@ class CurvatureTracker:
             `Eigenpairs`, a mapping or dataclass of those; such as ``{"top": Eigenvalues(1),
             "trace": hl.linalg.trace}``. They are called in this order.
         path: a file of JSON lines. If it exists, it is continued: visits that it holds are not made
-            again.
+            again, and refused where the weights are not those of the visit.
         every: steps between visits, from step 0; or "log", which visits 0, 1, 2, 3, 4, 6, 8, 11,
             16, ..., each 1.41 times the one before.
 
@@ -83,7 +85,9 @@ class CurvatureTracker:
         seconds: spent in visits by this object.
 
     Raises:
-        ValueError: an argument is out of range, or the file is of a tracker that follows others.
+        ValueError: an argument is out of range, the file is of a tracker that follows others, or,
+            at a visit, of another training.
+        TypeError: what `follow` holds is no function.
         DamagedFile: the file is none of a tracker.
     """
 
@@ -97,6 +101,12 @@ class CurvatureTracker:
     ) -> None:
         if not follow:
             raise ValueError("follow is empty; expected a name and a function of the matrix")
+        for name, function in follow.items():
+            if not callable(function):
+                raise TypeError(
+                    f"follow[{name!r}] is a {type(function).__name__}; expected a function of the "
+                    "matrix, such as hesslab.training.Eigenvalues(3)"
+                )
         if every != "log" and (not isinstance(every, int) or every < 1):
             raise ValueError(f'every={every!r}; expected a number of steps, 1 or more, or "log"')
         self._matrix, self._follow, self._path = matrix, dict(follow), Path(path)
@@ -123,8 +133,11 @@ class CurvatureTracker:
             model: with the weights after so many steps.
             step: number of steps made.
         """
-        if not self.is_due(step) or step in self._visited:
+        if not self.is_due(step):
             return
+        norm = _norm(model)
+        if step in self._visited:
+            return self._compare(step, norm)
         start = time.perf_counter()
         with left_as_found(model, next(model.parameters()).device):
             model.eval()
@@ -134,8 +147,18 @@ class CurvatureTracker:
                 found |= flat(name, function(A))
         seconds = time.perf_counter() - start
         self.seconds += seconds
-        self._append({"step": step, "seconds": round(seconds, 3), **found})
-        self._visited.add(step)
+        line = {"step": step, "seconds": round(seconds, 3), "weights_norm": norm, **found}
+        self._append(line)
+        self._visited[step] = norm
+
+    def _compare(self, step: int, norm: float) -> None:
+        """Refuse to go on in the file of another training."""
+        known = self._visited[step]
+        if known is not None and abs(norm - known) > SAME * known:
+            raise ValueError(
+                f"{self._path} is of another training: there the weights had the norm {known:.9g} "
+                f"at step {step}, and now {norm:.9g}; give another path"
+            )
 
     def _append(self, line: Mapping[str, Any]) -> None:
         with self._path.open("a", encoding="utf-8") as file:
@@ -143,12 +166,12 @@ class CurvatureTracker:
             file.flush()
             os.fsync(file.fileno())
 
-    def _begin(self, about: Mapping[str, Any]) -> set[int]:
+    def _begin(self, about: Mapping[str, Any]) -> dict[int, float | None]:
         self._append({"tracker": about})
-        return set()
+        return {}
 
-    def _continue(self, about: Mapping[str, Any]) -> set[int]:
-        """The steps in the file; what a kill left of a last line is cut off."""
+    def _continue(self, about: Mapping[str, Any]) -> dict[int, float | None]:
+        """The steps in the file, and the weights' norms; what a kill left of a line is cut off."""
         text = self._path.read_text(encoding="utf-8")
         if text != (whole := _whole_lines(text)):
             with write_aside(self._path) as aside:
@@ -159,7 +182,7 @@ class CurvatureTracker:
                 f"{self._path} is of a tracker with {found}, and this one has {about}; give "
                 "another path, or the same arguments"
             )
-        return {visit["step"] for visit in visits}
+        return {visit["step"]: visit["weights_norm"] for visit in visits}
 
 
 def read_visits(
@@ -244,6 +267,12 @@ def flat(name: str, result: Any) -> dict[str, Any]:
         f"{name} gave a {type(result).__name__}; expected a number, an array, an estimate, "
         "eigenpairs, or a mapping of those"
     )
+
+
+def _norm(model: nn.Module) -> float:
+    """Of all parameters together, in float64."""
+    parts = [parameter.detach().double().square().sum() for parameter in model.parameters()]
+    return float(torch.stack(parts).sum().sqrt())
 
 
 def _without_nan(value: Any) -> Any:

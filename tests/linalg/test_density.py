@@ -62,7 +62,7 @@ def test_moments_of_a_probe_are_those_of_the_matrix():
         np.array([2.0]),
         np.array([2.0, -1.0]),
     ],
-    ids="netlike 210 zero identity three four decades 1x1 2x2".split(),
+    ids=["netlike", "210", "zero", "identity", "three", "four", "decades", "1 x 1", "2 x 2"],
 )
 def test_a_small_matrix_is_exact(values):
     density = spectral_density(symmetric(values))
@@ -235,6 +235,33 @@ def test_nan_names_the_product():
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         spectral_density(torch.eye(80), **options)
+
+
+def test_bad_questions_to_a_density():
+    density = spectral_density(symmetric(netlike(300)))
+    for ask in (density.energies, lambda per: density.count(0, 1, per=per)):
+        with pytest.raises(ValueError, match='per=\'Total\'; expected "dimension" or "total"'):
+            ask(per="Total")
+    for function in (lambda x: 1.0, torch.sum):
+        with pytest.raises(ValueError, match=r"gave the shape \(\) for .* eigenvalues; expected"):
+            density.integral(function)
+    for low, high in ((1, 0), (np.nan, 1)):
+        with pytest.raises(ValueError, match="expected low <= high"):
+            density.count(low, high)
+
+
+@pytest.mark.parametrize(
+    ("estimate", "error", "text"),
+    [
+        (0.0285453, 0.000312, "0.02855 +- 0.00031 (95 %: 0.02792 to 0.02917;"),
+        (254.83, 14, "255 +- 14 (95 %: 227 to 283;"),
+        (-1.5, 0.0, "-1.5 +- 0 (95 %: -1.5 to -1.5;"),
+        (0.1, 30.0, "0.1 +- 30 (95 %: -60 to 60;"),
+    ],
+)
+def test_an_estimate_shows_the_digits_that_its_error_leaves(estimate, error, text):
+    found = hl.linalg.Estimate(estimate, error, 2 * error, 5, 210, 0)
+    assert repr(found) == f"{text} 5 probes, 210 products)"
 
 
 def test_an_unsymmetric_matrix_is_refused():

@@ -13,6 +13,8 @@ import hesslab as hl
 from hesslab.errors import NotFinite
 from tests.linalg.matrices import Failing, Rotated, symmetric, toy
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* eigenpairs have converged")
+
 
 def netlike(n, seed=0):
     """Ten outliers above a bulk around zero with two negative ones, as networks have."""
@@ -141,10 +143,49 @@ def test_same_seed_same_bits_and_numpy_matrices():
 
 
 def test_an_exhausted_budget_is_told_and_not_hidden():
-    pairs = hl.linalg.eigsh(symmetric(torch.linspace(0, 1, 500)), 5, rtol=1e-10, max_products=30)
+    A = symmetric(torch.linspace(0, 1, 500))
+    with pytest.warns(RuntimeWarning, match="0 of 5 eigenpairs have converged: after 30 products"):
+        pairs = hl.linalg.eigsh(A, 5, rtol=1e-10, max_products=30)
     assert not pairs.converged.all()
     assert pairs.products <= 30
     assert "0 of 5 converged" in repr(pairs)
+
+
+def test_matrices_of_scipy():
+    A = symmetric(netlike(200))
+    dense = hl.linalg.eigsh(A, 4)
+    operator = scipy.sparse.linalg.aslinearoperator(A.numpy())
+    for other in (scipy.sparse.csr_array(A.numpy()), operator):
+        torch.testing.assert_close(hl.linalg.eigsh(other, 4).values, dense.values)
+        energies = hl.linalg.spectral_density(other).energies(per="total")
+        assert energies.L2.estimate == pytest.approx(float(A.square().sum()))
+
+
+@pytest.mark.parametrize(
+    ("A", "error", "message"),
+    [
+        ([[1.0]], TypeError, "A is a list; expected an operator, a tensor, an array"),
+        (np.eye(3, dtype=int), ValueError, "A is torch.int64; expected a real floating-point"),
+        (scipy.sparse.eye_array(3, dtype=complex), ValueError, "A is torch.complex128; expected"),
+        (torch.zeros(0, 0), ValueError, "A has no rows"),
+        (torch.zeros(3, 2), ValueError, "need a square symmetric matrix"),
+    ],
+)
+def test_what_is_no_matrix_is_refused(A, error, message):
+    with pytest.raises(error, match=message):
+        hl.linalg.eigsh(A, 1)
+
+
+def test_copies_of_an_eigenvalue_are_found_by_lobpcg():
+    X = torch.randn(100, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    X = X * torch.tensor([3.0, 2, 1.5, 1, 0.7, 0.3], dtype=torch.float64)
+    layer = torch.nn.Linear(6, 4, dtype=torch.float64)
+    H = hl.Hessian(layer, torch.nn.MSELoss(), (X, torch.zeros(100, 4, dtype=torch.float64)))
+    exact = torch.linalg.eigvalsh(H.to_dense()).flip(0)
+    assert exact[0] == pytest.approx(float(exact[3]))
+    torch.testing.assert_close(hl.linalg.eigsh(H, 6, method="lobpcg").values, exact[:6])
+    once = hl.linalg.eigsh(H, 2).values  # as it says
+    torch.testing.assert_close(once, exact[[0, 4]])
 
 
 def test_degenerate_and_zero_matrices():

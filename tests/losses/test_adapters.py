@@ -17,13 +17,26 @@ def example(theirs):
     return outputs, torch.randn(7, 4, generator=G, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("theirs", [nn.CrossEntropyLoss(), nn.MSELoss(), nn.HuberLoss()], ids=str)
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        nn.CrossEntropyLoss(),
+        nn.CrossEntropyLoss(label_smoothing=0.1),
+        nn.MSELoss(),
+        nn.HuberLoss(),
+    ],
+    ids=["cross entropy", "smoothed", "squared", "Huber"],
+)
 def test_torch_losses_keep_their_mean(theirs):
     ours = as_loss(theirs)
     outputs, targets = example(theirs)
     torch.testing.assert_close(ours.mean(outputs, targets), theirs(outputs, targets))
     total = ours.sum(outputs, targets) / ours.count(outputs)
     torch.testing.assert_close(total, theirs(outputs, targets))
+    H = torch.autograd.functional.hessian(lambda f: ours.count(f) * theirs(f, targets), outputs)
+    u = torch.randn(7, 4, generator=G, dtype=torch.float64)
+    expected = torch.einsum("ncmd,md->nc", H, u)
+    torch.testing.assert_close(ours.hessian_product(outputs, u, targets), expected)
 
 
 def test_mse_of_flat_outputs():
@@ -36,7 +49,6 @@ def test_mse_of_flat_outputs():
     ("loss", "message"),
     [
         (nn.CrossEntropyLoss(weight=torch.ones(3)), r"CrossEntropyLoss\(weight=...\) is not"),
-        (nn.CrossEntropyLoss(label_smoothing=0.1), r"label_smoothing=...\) is not supported"),
         (nn.CrossEntropyLoss(reduction="sum"), 'has reduction="sum"; only the mean'),
         (nn.MSELoss(reduction="none"), 'has reduction="none"'),
         (nn.NLLLoss(weight=torch.ones(3)), r"NLLLoss\(weight=...\) is not"),

@@ -275,6 +275,29 @@ def test_loss_that_is_no_mean_over_examples(loss):
         hl.Hessian(mlp(), loss, (X, Y))
 
 
+WEIGHTED = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 4.0, 9.0]))
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets"),
+    [
+        # the batches of 16 that hold one class each would each be a mean
+        (lambda f, y: WEIGHTED(f, y), torch.arange(3).repeat_interleave(16)),
+        (
+            lambda f, y: nn.functional.cross_entropy(f, y, ignore_index=-100),
+            torch.where(torch.arange(48) < 40, torch.arange(48) % 3, -100),
+        ),
+    ],
+    ids=["other weights in other batches", "masked late"],
+)
+@pytest.mark.parametrize("loader", [True, False])
+def test_loss_that_is_no_mean_over_later_examples(loss, targets, loader):
+    x = torch.randn(48, 4, generator=torch.Generator().manual_seed(0))
+    batches = list(zip(x.split(16), targets.split(16), strict=True)) if loader else (x, targets)
+    with pytest.raises(ValueError, match="the loss is no mean over examples"):
+        hl.Hessian(mlp(), loss, batches)
+
+
 class Squared(torch.autograd.Function):
     """A square, as its second derivative sees it linear in what stands above it; or not even so."""
 

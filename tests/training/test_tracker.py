@@ -112,6 +112,19 @@ def test_a_density_is_told_by_its_energies_and_long_arrays_are_refused(tmp_path)
         long(model, 0)
 
 
+def test_the_file_of_another_training_is_refused(tmp_path):
+    path = tmp_path / "visits.jsonl"
+    run(path, epochs=2)
+    before = path.read_bytes()
+    run(path, epochs=2)  # once more: nothing is left to do
+    assert path.read_bytes() == before
+    with pytest.raises(ValueError, match=r"visits.jsonl is of another training: .* at step 5, and"):
+        run(path, epochs=2, lr=0.03)
+    assert path.read_bytes() == before
+    with pytest.raises(TypeError, match=r"follow\['top'\] is a int; expected a function"):
+        CurvatureTracker(lambda m: None, {"top": 3}, path=path)
+
+
 def test_a_killed_training_goes_on_with_its_visits(tmp_path):
     whole, _ = run(tmp_path / "whole.jsonl", every=3, epochs=6)
     path, checkpoint = tmp_path / "visits.jsonl", tmp_path / "run.pt"
