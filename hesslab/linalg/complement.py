@@ -95,11 +95,22 @@ class Complement:
         Z, AZ = self.outside()
         return float(self.basis.T.diagonal()[: self.basis.size].sum()) + (Z * AZ).sum(0).cpu()
 
-    def squares(self) -> Tensor:
-        """The trace of A squared, one estimate a probe, ``[q]``."""
+    def squares(self) -> tuple[Tensor, float]:
+        r"""The trace of A squared.
+
+        Returns:
+            An estimate from each probe, ``[q]``; and their variance as theory gives it. With B the
+            part of A squared that probes see, that is at most :math:`2 \|B\|_F^2`, and
+            :math:`(y^T B z)^2` of two probes has the mean :math:`\|B\|_F^2`. Of few probes this
+            tells more than their spread.
+        """
         n = self.basis.size
         inside = float((self.basis.T[:n, :n] ** 2).sum()) + self.basis.coupling**2
-        return inside + (self.outside()[1] ** 2).sum(0).cpu()
+        outside = self.outside()[1]
+        products = (outside.T @ outside).cpu()
+        q = len(products)
+        between = float(products.triu(1).square().sum()) / max(q * (q - 1) / 2, 1)
+        return inside + products.diagonal(), 2 * between
 
     def diagonals(self) -> tuple[Tensor, Tensor]:
         """Of ``V V^T A``, ``[P]``; and of the rest of A, ``[P, q]``, one column a probe."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 LEVEL = 0.95
 Per = Literal["dimension", "total"]
-PREDICTED = 8  # samples that a variance from theory counts for: so 1,000 spectra are covered best
+PREDICTED = 8  # degrees of freedom of a variance from the nodes: so 1,000 spectra are covered best
 
 
 @dataclass(frozen=True, repr=False)
@@ -108,6 +108,7 @@ def mean_of(
     seed: int,
     bias: float = 0.0,
     predicted: float | None = None,
+    counts: int = PREDICTED,
 ) -> Estimate:
     """The mean of one number a probe.
 
@@ -116,8 +117,8 @@ def mean_of(
         products: what they took.
         seed: of the probes.
         bias: a bound on the error that all samples share.
-        predicted: the variance of one of them that theory gives, which counts as much as the
-            spread of `PREDICTED` samples; None where there is none.
+        predicted: the variance of one of them that theory gives; None where there is none.
+        counts: degrees of freedom that it counts for.
 
     Returns:
         The estimate with its interval.
@@ -126,8 +127,8 @@ def mean_of(
     if q > 1:
         variance = float(samples.var())
     if predicted is not None:
-        variance = (known * variance + PREDICTED * predicted) / (known + PREDICTED)
-        known += PREDICTED
+        variance = (known * variance + counts * predicted) / (known + counts)
+        known += counts
     error = math.sqrt(variance / q) if known else math.nan
     quantile = float(scipy.stats.t.ppf((1 + LEVEL) / 2, known)) if known else math.nan
     return Estimate(float(samples.mean()), error, quantile * error + bias, q, products, seed)

@@ -161,16 +161,23 @@ def energy(
     complement = Complement(multiply, steps, probes, distribution, seed, memory_limit)
     # The steps end by what Lanczos itself says; were it the probes' spread, they would end where
     # that is small by chance.
-    sums, captured, enough = [complement.squares()], [1.0], rtol
+    squares, variance = complement.squares()
+    means, captured, enough = [float(squares.mean())], [1.0], rtol
     while True:
         while complement.basis.size < steps and max(captured[-2:]) > enough:
             complement.extend()
-            sums.append(complement.squares())
-            total = float(sums[-1].mean())
-            captured.append(complement.captured() / total if total else 0.0)
+            squares, variance = complement.squares()
+            means.append(float(squares.mean()))
+            captured.append(complement.captured() / means[-1] if means[-1] else 0.0)
         whole = complement.basis.is_whole  # then there is nothing outside
-        change = 0.0 if whole else abs(float(sums[-1].mean() - sums[-3:][0].mean()))
-        found = mean_of(sums[-1], products=multiply.products, seed=seed, bias=change)
+        found = mean_of(
+            squares,
+            products=multiply.products,
+            seed=seed,
+            bias=0.0 if whole else abs(means[-1] - means[-3:][0]),
+            predicted=variance,
+            counts=len(squares) - 1,
+        )
         kept = (vectors - complement.basis.size - 1) // 2  # a probe and its product
         left = min(max_products - multiply.products, kept - found.probes)
         if not found.standard_error > rtol * found.estimate or left < 1:
@@ -185,7 +192,8 @@ def energy(
                 enough = 0.0
             else:
                 complement.draw(min(math.ceil(found.probes * min(excess, 8)), left))
-                sums = [complement.squares()]
+                squares, variance = complement.squares()
+                means = [float(squares.mean())]
     return per_unit(found, per, P)
 
 

@@ -99,12 +99,27 @@ def test_energy_of_the_toy_in_at_most_15_products():
     assert total.estimate == pytest.approx(found[0].estimate * len(values))
 
 
+@pytest.mark.parametrize("draw", [like_a_network, without_outliers])
+def test_energy_errs_by_no_more_than_was_asked_for(draw):
+    apart, held = [], 0
+    for seed in range(80):
+        values = draw(np.random.default_rng(seed), 600)
+        exact = np.square(values).mean()
+        found = hl.linalg.energy(Rotated(values, seed=seed), rtol=0.02, seed=seed)
+        apart.append(found.estimate / exact - 1)
+        held += found.low <= exact <= found.high
+    assert np.sqrt(np.mean(np.square(apart))) <= 0.02
+    assert held >= 0.9 * 80
+
+
 def test_energy_reaches_the_error_that_is_asked_for():
     A = Rotated(np.random.default_rng(0).normal(size=3000))
-    for rtol in (0.05, 0.01, 0.003):
-        found = hl.linalg.energy(A, rtol=rtol, max_products=5000)
-        assert found.standard_error <= rtol * found.estimate
-        assert found.low < np.square(A.values).mean() < found.high
+    exact = np.square(A.values).mean()
+    for rtol, seeds in ((0.05, 30), (0.01, 30), (0.003, 10)):
+        found = [hl.linalg.energy(A, rtol=rtol, max_products=5000, seed=i) for i in range(seeds)]
+        assert all(e.standard_error <= rtol * e.estimate for e in found)
+        assert np.mean([((e.estimate - exact) / exact / rtol) ** 2 for e in found]) <= 1.7
+        assert sum(e.low < exact < e.high for e in found) >= 0.9 * seeds
     limited = hl.linalg.energy(A, rtol=0.001, max_products=40)
     assert limited.products <= 40
     few = Rotated(np.random.default_rng(1).normal(size=60))
