@@ -18,7 +18,8 @@ Row = dict[str, Any]
 Settings = dict[str, list[Mapping[str, Any]]]  # of each solver, to be tried in this order
 
 RTOL = 1e-3  # of residuals and of values, relative to the largest modulus
-TRIES = 3  # settings of a ladder at a point where the cheapest one is not accurate
+TRIES = 6  # settings of a ladder at a point where the cheapest one is not accurate
+WORTH = 250  # products, beyond which no setting of many ladders is the cheapest
 OURS = "hesslab, lanczos"
 FAILURES = (scipy.sparse.linalg.ArpackNoConvergence, torch.linalg.LinAlgError, TooMany)
 
@@ -40,7 +41,7 @@ def _cheapest(problem: Problem, solver: Solver, ends: Ends) -> list[Mapping[str,
         if (ladder[0].get("ncv") or 0) >= best[0]:
             break  # a basis takes as many products at least
         for i, setting in enumerate(ladder):
-            A = problem.counter()
+            A = problem.counter(most=MOST if len(solver.settings) == 1 else WORTH)
             try:
                 errors = _errors(problem, solver.solve(A, ends, 0, **setting), ends)
             except TooMany:

@@ -33,9 +33,11 @@ class Counter:
 
     dtype, device = torch.float32, torch.device("cpu")
 
-    def __init__(self, size: int, multiply: Multiply, problem: Problem | None = None) -> None:
+    def __init__(
+        self, size: int, multiply: Multiply, problem: Problem | None = None, most: int = MOST
+    ) -> None:
         self.shape = (size, size)
-        self.products = 0
+        self.products, self.most = 0, most
         self.problem = problem
         self._multiply = multiply
 
@@ -48,8 +50,8 @@ class Counter:
     def count(self, products: int) -> None:
         """So many further products."""
         self.products += products
-        if self.products > MOST:
-            raise TooMany(f"more than {MOST} products")
+        if self.products > self.most:
+            raise TooMany(f"more than {self.most} products")
 
     def to_scipy(self) -> scipy.sparse.linalg.LinearOperator:
         """For ARPACK."""
@@ -89,9 +91,9 @@ class Problem:
         """``[P, P]``, for who needs it; its products are not counted."""
         return torch.stack([self.fast(column) for column in torch.eye(self.size)])
 
-    def counter(self, multiply: Multiply | None = None) -> Counter:
+    def counter(self, multiply: Multiply | None = None, most: int = MOST) -> Counter:
         """This matrix from now on, multiplied in this way."""
-        return Counter(self.size, multiply or self.fast, self)
+        return Counter(self.size, multiply or self.fast, self, most)
 
 
 def chosen(size: int) -> Problem:
