@@ -89,7 +89,7 @@ def eigsh(
     C times. "lobpcg" finds the copies.
 
     Args:
-        A: symmetric ``[P, P]``: an operator, a tensor, anything with shape, dtype, device, ``@``.
+        A: symmetric ``[P, P]``: an operator, a tensor, a matrix of numpy or scipy, a `MatrixLike`.
         k: number of pairs, 1 <= k <= P.
         which: end of the spectrum, by sign; "both" takes the upper half of the k (rounded up) from
             the top and the rest from the bottom; "magnitude" goes by modulus.

@@ -79,7 +79,7 @@ def lanczos(
     matrix's device, or on the host, in float64 or, if that is too much, in float32.
 
     Args:
-        A: symmetric ``[P, P]``: an operator, a tensor, anything with shape, dtype, device, ``@``.
+        A: symmetric ``[P, P]``: an operator, a tensor, a matrix of numpy or scipy, a `MatrixLike`.
         steps: number of products, at most P.
         start: ``[P]``, the first direction; None draws one with `seed`.
         seed: of the start, and of directions in which it goes on from an invariant space.

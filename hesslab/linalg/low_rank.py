@@ -71,7 +71,7 @@ def low_rank(
     But for repeated eigenvalues: "lanczos" finds each of them once; see `eigsh`.
 
     Args:
-        A: symmetric ``[P, P]``: an operator, a tensor, anything with shape, dtype, device, ``@``.
+        A: symmetric ``[P, P]``: an operator, a tensor, a matrix of numpy or scipy, a `MatrixLike`.
         k: the rank.
         method: "lanczos" finds the pairs to `rtol`; "randomized" projects A once on the range of
             :math:`A^{1 + s}` times k + 10 random vectors, s = `power_steps`: all products in

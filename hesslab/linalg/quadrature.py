@@ -40,7 +40,7 @@ def spectral_density(
     estimates the rest, in the space orthogonal to them, from `probes` random directions.
 
     Args:
-        A: symmetric ``[P, P]``: an operator, a tensor, anything with shape, dtype, device, ``@``.
+        A: symmetric ``[P, P]``: an operator, a tensor, a matrix of numpy or scipy, a `MatrixLike`.
         steps: of Lanczos for each probe; m steps are exact for polynomials of degree 2 m - 1.
         probes: random directions.
         deflate: "auto" takes twice `steps` products and takes out every Ritz pair whose residual

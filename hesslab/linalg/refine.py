@@ -29,7 +29,7 @@ def refine_eigenvector(
     the extreme eigenvalue rather than the nearest one. It is here to be compared.
 
     Args:
-        A: symmetric ``[P, P]``: an operator, a tensor, anything with shape, dtype, device, ``@``.
+        A: symmetric ``[P, P]``: an operator, a tensor, a matrix of numpy or scipy, a `MatrixLike`.
         vector: ``[P]``, where to begin; not zero.
         rtol: residual that counts as converged, relative to :math:`\|A x\|`.
         max_products: limit.

@@ -55,7 +55,7 @@ def trace(
       which. The terms are not independent; their spread is scaled to the errors measured.
 
     Args:
-        A: ``[P, P]``: an operator, a tensor, anything with shape, dtype, device, ``@``.
+        A: ``[P, P]``: an operator, a tensor, a matrix of numpy or scipy, a `MatrixLike`.
         method: see above.
         products: with A, all told; at least 6.
         distribution: of the entries of random vectors; xtrace takes "sphere" in any case.
@@ -133,7 +133,7 @@ def energy(
     is small. What a probe says outside a larger space needs no further product with it.
 
     Args:
-        A: symmetric ``[P, P]``: an operator, a tensor, anything with shape, dtype, device, ``@``.
+        A: symmetric ``[P, P]``: an operator, a tensor, a matrix of numpy or scipy, a `MatrixLike`.
         rtol: the standard error wanted, relative to the estimate.
         probes: random vectors, at least 3.
         max_products: limit; the estimate's interval then says what was reached.
@@ -222,7 +222,7 @@ def diagonal(
     mean of :math:`z \odot (I - V V^T) A z` over vectors z of -1 and 1 gives the rest.
 
     Args:
-        A: symmetric ``[P, P]``: an operator, a tensor, anything with shape, dtype, device, ``@``.
+        A: symmetric ``[P, P]``: an operator, a tensor, a matrix of numpy or scipy, a `MatrixLike`.
         products: with A, all told; at least 6.
         seed: of all random vectors.
         memory_limit: bytes for the basis; None means a quarter of the memory.
