@@ -106,19 +106,19 @@ def of_energies(scale: Scale) -> Iterator[dict[str, Any]]:
     """Products to the energies of a chosen matrix."""
     problem, seeds = chosen(scale.size), scale.energies
     rows = energy_rows(problem, RTOLS, seeds)
-    rows += nuclear_rows(problem, RTOLS[0], seeds, everybody=True)
+    rows += nuclear_rows(problem, RTOLS[0], seeds)
     print(energies_table(problem.name, rows), flush=True)
     yield {"size": problem.size, "rows": rows}
 
 
 def of_network_energies(scale: Scale) -> Iterator[dict[str, Any]]:
     """Products to the energies of the network, whose truth is a much longer estimate."""
-    problem, seeds = network(scale.examples[0]), max(scale.energies // 2, 10)
+    problem, seeds = network(scale.examples[0]), max(scale.energies // 4, 4)
     H = problem.counter()
     known = hl.linalg.spectral_density(H, steps=scale.steps, probes=4, seed=10_000).energies()
     problem = dataclasses.replace(problem, L1=known.L1.estimate, L2=known.L2.estimate)
-    rows = energy_rows(problem, RTOLS, seeds)
-    rows += nuclear_rows(problem, RTOLS[0], seeds // 2, everybody=False)
+    rows = energy_rows(problem, RTOLS, seeds, every=3)
+    rows += nuclear_rows(problem, RTOLS[0], seeds, everybody=False, grid=(30, 60, 100))
     print(energies_table(problem.name, rows), flush=True)
     truth = {name: _interval(getattr(known, name)) for name in ("L1", "L2")}
     yield {"size": problem.size, "examples": scale.examples[0], "known": truth, "rows": rows}
