@@ -36,7 +36,7 @@ class Solver:
             whose answer is accurate: what others get to know beforehand, and a user does not. A
             single setting means: as it is called.
         ends: what it can find.
-        slow: it takes hundreds of products.
+        slow: the ends for which it takes hundreds of products.
         most: the largest P at which it is run.
     """
 
@@ -45,7 +45,7 @@ class Solver:
     solve: Solve
     settings: list[list[Mapping[str, Any]]] = field(default_factory=lambda: [[{}]])
     ends: tuple[Ends, ...] = ("largest", "both")
-    slow: bool = False
+    slow: tuple[Ends, ...] = ()
     most: int = 10**8
 
 
@@ -166,6 +166,7 @@ def solvers(rtol: float) -> list[Solver]:
             "curvlinops",
             _arpack,
             [[{"ncv": None, "tol": rtol}]],
+            slow=("both",),
         ),
         Solver(
             "hessian-eigenthings, Lanczos",
@@ -185,7 +186,7 @@ def solvers(rtol: float) -> list[Solver]:
             _eigenthings_power,
             _tolerances(2, 2.5, 3, 3.5, 4, 5),
             ("largest",),  # by modulus, which are the same ten here
-            slow=True,
+            slow=("largest",),
             most=10**6,
         ),
         Solver(
@@ -194,7 +195,7 @@ def solvers(rtol: float) -> list[Solver]:
             _pyhessian,
             _tolerances(3, 4, 5, 5.5, 6, 7),
             ("largest",),
-            slow=True,
+            slow=("largest",),
             most=10**6,
         ),
         Solver("torch.lobpcg, dense", "torch", _lobpcg, _tolerances(3, 4), most=10_000),

@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from _energies import energy_rows, nuclear_rows
 from _machine import machine
-from _pairs import OURS, RTOL, pairs, tuned
+from _pairs import OURS, RTOL, Settings, pairs, tuned
 from _solvers import Ends, solvers
 from _spectra import chosen, network
 
@@ -80,26 +80,52 @@ def of_chosen(scale: Scale) -> Iterator[dict[str, Any]]:
 
 
 def of_network(scale: Scale) -> Iterator[dict[str, Any]]:
-    """Pairs of the network, and the ten largest with fewer and with more images."""
-    first, examples = network(scale.examples[0]), scale.examples[1]
-    problem, settings, found = network(examples), {}, {}
-    yield {"size": first.size, "examples": examples}
-    for ends in ENDS:
-        settings[ends] = tuned(first, ends)
-        # What takes hundreds of products is run once, with the fewest images.
-        fast = [s.name for s in solvers(RTOL) if s.name in settings[ends] and not s.slow]
-        found[ends] = pairs(problem, ends, settings[ends], scale.seeds, only=fast)
-        yield {ends: found[ends]}
+    """Ten largest pairs of the network."""
+    yield from _of_ends(scale, "largest")
+
+
+def of_network_ends(scale: Scale) -> Iterator[dict[str, Any]]:
+    """Pairs from both ends of its spectrum."""
+    yield from _of_ends(scale, "both")
+
+
+def _of_ends(scale: Scale, ends: Ends) -> Iterator[dict[str, Any]]:
+    settings = tuned(network(scale.examples[0]), ends)
+    problem = network(scale.examples[1])
+    # What takes hundreds of products shows in the growth, with the fewest images.
+    fast = [s.name for s in solvers(RTOL) if s.name in settings and ends not in s.slow]
+    rows = pairs(problem, ends, settings, scale.seeds, only=fast)
+    yield {"size": problem.size, "examples": scale.examples[1], ends: rows}
+
+
+def of_growth(scale: Scale) -> Iterator[dict[str, Any]]:
+    """The ten largest with fewer and with more images."""
+    problem = network(scale.examples[0])
+    settings = _recorded("network", "largest")
+    settings |= tuned(problem, "largest", settings)
     by_examples: list[Row] = []
     for n in scale.examples:
-        if n == examples:
-            rows = found["largest"]
-        elif n == scale.examples[0]:
-            rows = pairs(first, "largest", settings["largest"], 1)
-        else:
-            rows = pairs(network(n), "largest", settings["largest"], 1, only=FEW)
+        only = () if n == scale.examples[0] else FEW
+        if n > scale.examples[0]:
+            problem = network(n)
+        rows = pairs(problem, "largest", settings, 1, only=only)
         by_examples += [{**row, "examples": n} for row in rows]
         yield {"by_examples": by_examples}
+
+
+def _recorded(part: str, ends: Ends) -> Settings:
+    """The settings by which an earlier run of a part began, and those that cost more."""
+    try:
+        rows = hl.report.load("spectra-cpu", folder=FOLDER / "results").data[part][ends]
+    except (hl.errors.MissingData, KeyError):
+        return {}
+    began = {row["route"]: row["settings"][0] for row in rows if "settings" in row}
+    ladders = [(s.name, ladder) for s in solvers(RTOL) for ladder in s.settings]
+    return {
+        name: ladder[ladder.index(began[name]) :]
+        for name, ladder in ladders
+        if began.get(name) in ladder
+    }
 
 
 def of_energies(scale: Scale) -> Iterator[dict[str, Any]]:
@@ -146,6 +172,8 @@ PARTS = {
     "chosen": of_chosen,
     "energies": of_energies,
     "network": of_network,
+    "network-ends": of_network_ends,
+    "network-growth": of_growth,
     "network-energies": of_network_energies,
 }
 
