@@ -23,6 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy is imported
 
 import argparse
 import dataclasses
+import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,29 +80,22 @@ def of_chosen(scale: Scale) -> Iterator[dict[str, Any]]:
         yield {"by_size": by_size}
 
 
-def of_network(scale: Scale) -> Iterator[dict[str, Any]]:
-    """Ten largest pairs of the network."""
-    yield from _of_ends(scale, "largest")
-
-
-def of_network_ends(scale: Scale) -> Iterator[dict[str, Any]]:
-    """Pairs from both ends of its spectrum."""
-    yield from _of_ends(scale, "both")
-
-
-def _of_ends(scale: Scale, ends: Ends) -> Iterator[dict[str, Any]]:
-    settings = tuned(network(scale.examples[0]), ends)
+def of_network(scale: Scale, *, ends: Ends) -> Iterator[dict[str, Any]]:
+    """Pairs of the network."""
+    settings = _recorded(f"network-{ends}", ends)
+    settings |= tuned(network(scale.examples[0]), ends, settings)
     problem = network(scale.examples[1])
     # What takes hundreds of products shows in the growth, with the fewest images.
     fast = [s.name for s in solvers(RTOL) if s.name in settings and ends not in s.slow]
-    rows = pairs(problem, ends, settings, scale.seeds, only=fast)
+    seeds = {"largest": scale.seeds, "both": 2}[ends]  # which takes twice the products
+    rows = pairs(problem, ends, settings, seeds, only=fast)
     yield {"size": problem.size, "examples": scale.examples[1], ends: rows}
 
 
 def of_growth(scale: Scale) -> Iterator[dict[str, Any]]:
     """The ten largest with fewer and with more images."""
     problem = network(scale.examples[0])
-    settings = _recorded("network", "largest")
+    settings = _recorded("network-largest", "largest")
     settings |= tuned(problem, "largest", settings)
     by_examples: list[Row] = []
     for n in scale.examples:
@@ -114,17 +108,17 @@ def of_growth(scale: Scale) -> Iterator[dict[str, Any]]:
 
 
 def _recorded(part: str, ends: Ends) -> Settings:
-    """The settings by which an earlier run of a part began, and those that cost more."""
+    """The settings by which an earlier run of a part ended, and those that cost more."""
     try:
         rows = hl.report.load("spectra-cpu", folder=FOLDER / "results").data[part][ends]
     except (hl.errors.MissingData, KeyError):
         return {}
-    began = {row["route"]: row["settings"][0] for row in rows if "settings" in row}
+    ended = {row["route"]: row["settings"][-1] for row in rows if "settings" in row}
     ladders = [(s.name, ladder) for s in solvers(RTOL) for ladder in s.settings]
     return {
-        name: ladder[ladder.index(began[name]) :]
+        name: ladder[ladder.index(ended[name]) :]
         for name, ladder in ladders
-        if began.get(name) in ladder
+        if ended.get(name) in ladder
     }
 
 
@@ -171,8 +165,8 @@ def energies_table(title: str, rows: list[Row]) -> str:
 PARTS = {
     "chosen": of_chosen,
     "energies": of_energies,
-    "network": of_network,
-    "network-ends": of_network_ends,
+    "network-largest": functools.partial(of_network, ends="largest"),
+    "network-both": functools.partial(of_network, ends="both"),
     "network-growth": of_growth,
     "network-energies": of_network_energies,
 }
