@@ -55,7 +55,7 @@ class Scale:
     steps: int  # of the estimate that stands for the truth of the network's energies
 
 
-FULL = Scale(100_000, (32, 128, 256, 512), (10**4, 10**5, 10**6, 10**7), 3, 40, 150)
+FULL = Scale(100_000, (32, 128, 256), (10**4, 10**5, 10**6, 10**7), 3, 40, 150)
 QUICK = Scale(5_000, (4, 8, 16), (1_000, 5_000), 2, 10, 20)
 FEW = OURS, "scipy ARPACK, jvp(grad)", "scipy ARPACK, curvlinops"  # for the growth with N
 ENDS: tuple[Ends, ...] = ("largest", "both")

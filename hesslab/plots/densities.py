@@ -66,8 +66,9 @@ def densities(
         MissingExtra: matplotlib is not installed.
     """
     found = atoms_of(spectra)
-    marks = {name: vector(f"outliers of {name}", x) for name, x in (outliers or {}).items()}
-    unknown = [name for name in marks if name not in found]
+    outliers = outliers or {}
+    marks = {name: vector(f"outliers of {name}", x) for name, x in outliers.items() if len(x)}
+    unknown = [name for name in outliers if name not in found]
     if unknown:
         raise ValueError(f"outliers has {unknown}, which spectra has not; use its names")
     exact = None if reference is None else vector("reference", reference)

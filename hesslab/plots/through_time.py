@@ -123,7 +123,7 @@ def density_frames(
         MissingExtra: matplotlib is not installed.
     """
     names = [str(label) for label in labels]
-    marks = [None] * len(spectra) if outliers is None else outliers
+    marks = [()] * len(spectra) if outliers is None else outliers
     if not len(names) == len(set(names)) == len(spectra) == len(marks):
         raise ValueError(
             f"there are {len(set(names))} different labels, {len(spectra)} spectra and "
@@ -136,7 +136,7 @@ def density_frames(
         density_panel(
             {name: atoms},
             grid,
-            marks={} if known is None else {name: vector(f"outliers of {name}", known)},
+            marks={name: vector(f"outliers of {name}", known)} if len(known) else {},
             exact=None,
             size=size,
             s=s,

@@ -68,6 +68,15 @@ def test_steps_of_a_logarithmic_axis_stand_between_their_edges() -> None:
     assert axes.get_xticks().tolist() == [0, 1, 10]
 
 
+def test_a_spectrum_may_have_no_outliers() -> None:
+    figure = plots.densities({"a": (VALUES, ALIKE)}, size=1000, outliers={"a": VALUES[:0]})
+    frames = plots.density_frames(
+        [0, 1], [(VALUES, ALIKE)] * 2, size=1000, outliers=[[], VALUES[:2]]
+    )
+    for one in (figure, *frames):
+        one.canvas.draw()
+
+
 def test_frames_have_the_same_axes() -> None:
     spectra = [(VALUES * factor, ALIKE) for factor in (1.0, 0.25)]
     frames = plots.density_frames(
