@@ -95,17 +95,10 @@ _SQUARES = {  # traces of the square, which a user of these packages can put tog
 }
 
 
-def nuclear_rows(
-    problem: Problem,
-    rtol: float,
-    seeds: int,
-    *,
-    everybody: bool = True,
-    grid: Sequence[int] = GRID,
-) -> list[Row]:
-    """Products to L1 at an accuracy, by the cheapest setting of each; the steps of ours by grid."""
+def nuclear_rows(problem: Problem, rtol: float, seeds: int) -> list[Row]:
+    """Products to L1 at an accuracy, by the cheapest setting of each."""
     truth = _known(problem.L1) * problem.size
-    for m, q in sorted(itertools.product(grid, (1, 2)), key=lambda s: s[0] * (2 + s[1])):
+    for m, q in sorted(itertools.product(GRID, (1, 2)), key=lambda s: s[0] * (2 + s[1])):
         estimate = functools.partial(_moduli, steps=m, probes=q)
         name = "hesslab, spectral_density"
         ours = _row(name, "L1", rtol, _runs(problem, seeds // 2, estimate), truth)
@@ -123,8 +116,7 @@ def nuclear_rows(
     name = "quadrature, hessian-eigenthings"
     row = {**ours, "route": name, "error": rtol, "seeds": seeds, "computed": True}
     rows.append({**row, **_computed_part(runs, steps, spreads[steps], biases[steps])})
-    others = {"PyHessian": _pyhessian_nodes, "curvlinops": _curvlinops_nodes} if everybody else {}
-    for name, nodes in others.items():
+    for name, nodes in (("PyHessian", _pyhessian_nodes), ("curvlinops", _curvlinops_nodes)):
         values = _runs(problem, seeds, functools.partial(_mean_modulus, nodes=nodes, steps=steps))
         spread = float(torch.tensor([value / truth for value, _ in values]).std())
         runs = _needed(spread, biases[steps], rtol)

@@ -63,12 +63,9 @@ def pairs(
     going = [s for s in present if settings[s.name]]
     _warm_up(problem, going)
     runs: dict[str, list[Row]] = {solver.name: [] for solver in going}
-    ladders = dict(settings)
     for seed, solver in tqdm(list(itertools.product(range(seeds), going)), disable=None):
-        ladder = ladders[solver.name]
-        if run := _one(problem, solver, ends, ladder, seed):
+        if run := _one(problem, solver, ends, settings[solver.name], seed):
             runs[solver.name].append(run)
-            ladders[solver.name] = ladder[ladder.index(run["setting"]) :]
     rows = []
     for solver in present:
         mine = runs.get(solver.name, [])

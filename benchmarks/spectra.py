@@ -32,7 +32,7 @@ from typing import Any
 import torch
 from _energies import energy_rows, nuclear_rows
 from _machine import machine
-from _pairs import OURS, RTOL, Settings, pairs, tuned
+from _pairs import OURS, RTOL, pairs, tuned
 from _solvers import Ends, solvers
 from _spectra import chosen, network
 
@@ -82,8 +82,7 @@ def of_chosen(scale: Scale) -> Iterator[dict[str, Any]]:
 
 def of_network(scale: Scale, *, ends: Ends) -> Iterator[dict[str, Any]]:
     """Pairs of the network."""
-    settings = _recorded(f"network-{ends}", ends)
-    settings |= tuned(network(scale.examples[0]), ends, settings)
+    settings = tuned(network(scale.examples[0]), ends)
     problem = network(scale.examples[1])
     # What takes hundreds of products shows in the growth, with the fewest images.
     fast = [s.name for s in solvers(RTOL) if s.name in settings and ends not in s.slow]
@@ -95,8 +94,7 @@ def of_network(scale: Scale, *, ends: Ends) -> Iterator[dict[str, Any]]:
 def of_growth(scale: Scale) -> Iterator[dict[str, Any]]:
     """The ten largest with fewer and with more images."""
     problem = network(scale.examples[0])
-    settings = _recorded("network-largest", "largest")
-    settings |= tuned(problem, "largest", settings)
+    settings = tuned(problem, "largest")
     by_examples: list[Row] = []
     for n in scale.examples:
         only = () if n == scale.examples[0] else FEW
@@ -105,21 +103,6 @@ def of_growth(scale: Scale) -> Iterator[dict[str, Any]]:
         rows = pairs(problem, "largest", settings, 1, only=only)
         by_examples += [{**row, "examples": n} for row in rows]
         yield {"by_examples": by_examples}
-
-
-def _recorded(part: str, ends: Ends) -> Settings:
-    """The settings by which an earlier run of a part ended, and those that cost more."""
-    try:
-        rows = hl.report.load("spectra-cpu", folder=FOLDER / "results").data[part][ends]
-    except (hl.errors.MissingData, KeyError):
-        return {}
-    ended = {row["route"]: row["settings"][-1] for row in rows if "settings" in row}
-    ladders = [(s.name, ladder) for s in solvers(RTOL) for ladder in s.settings]
-    return {
-        name: ladder[ladder.index(ended[name]) :]
-        for name, ladder in ladders
-        if ended.get(name) in ladder
-    }
 
 
 def of_energies(scale: Scale) -> Iterator[dict[str, Any]]:
@@ -132,14 +115,15 @@ def of_energies(scale: Scale) -> Iterator[dict[str, Any]]:
 
 
 def of_network_energies(scale: Scale) -> Iterator[dict[str, Any]]:
-    """Products to the energies of the network, whose truth is a much longer estimate."""
+    """Products to L2 of the network, whose truth is a much longer estimate.
+
+    That tells L1 to a few per cent, which is too little to judge anybody by.
+    """
     problem, seeds = network(scale.examples[0]), max(scale.energies // 4, 4)
     H = problem.counter()
     known = hl.linalg.spectral_density(H, steps=scale.steps, probes=4, seed=10_000).energies()
-    problem = dataclasses.replace(problem, L1=known.L1.estimate, L2=known.L2.estimate)
+    problem = dataclasses.replace(problem, L2=known.L2.estimate)
     rows = energy_rows(problem, RTOLS, seeds, every=3)
-    if known.L1.half_width <= RTOLS[0] / 4 * known.L1.estimate:  # else nobody can be judged
-        rows += nuclear_rows(problem, RTOLS[0], seeds, everybody=False, grid=(30, 60, 100))
     print(energies_table(problem.name, rows), flush=True)
     truth = {name: _interval(getattr(known, name)) for name in ("L1", "L2")}
     yield {"size": problem.size, "examples": scale.examples[0], "known": truth, "rows": rows}

@@ -140,20 +140,11 @@ def eigsh(
         values, residuals, scale = _search(solver, multiply, limit - 1, SAFE * rtol, progress)
     vectors = solver.vectors().to(multiply.device)
     residuals = _verified(multiply, vectors, values.to(multiply.device), residuals)
-    converged = residuals <= rtol * scale
-    if not bool(converged.all()):
-        warnings.warn(
-            f"{int(converged.sum())} of {k} eigenpairs have converged: after {multiply.products} "
-            f"products the largest residual is {float(residuals.max()):.1e}, and rtol allows "
-            f"{rtol * scale:.1e}; raise max_products or rtol",
-            RuntimeWarning,
-            stacklevel=2,
-        )
     return Eigenpairs(
         values=values.to(multiply.device),
         vectors=fix_signs(vectors).to(multiply.dtype),
         residuals=residuals,
-        converged=converged,
+        converged=_converged(residuals, rtol * scale, multiply.products),
         products=multiply.products,
         seconds=progress.seconds,
         seed=seed,
@@ -226,6 +217,20 @@ def _verified(multiply: Counted, vectors: Tensor, values: Tensor, residuals: Ten
     found = (multiply(vectors @ signs) - vectors @ (values * signs)).norm()
     residuals = residuals.to(vectors.device)
     return torch.where(found > 3 * residuals.norm(), residuals.clamp(min=float(found)), residuals)
+
+
+def _converged(residuals: Tensor, allowed: float, products: int) -> Tensor:
+    """Which residuals are as small as that; a warning, if not all of them."""
+    converged = residuals <= allowed
+    if not bool(converged.all()):
+        warnings.warn(
+            f"{int(converged.sum())} of {len(residuals)} eigenpairs have converged: after "
+            f"{products} products the largest residual is {float(residuals.max()):.1e}, and rtol "
+            f"allows {allowed:.1e}; raise max_products or rtol",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return converged
 
 
 def _check_request(k: int, P: int, which: str, method: str, rtol: float, limit: int) -> None:

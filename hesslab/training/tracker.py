@@ -182,7 +182,7 @@ class CurvatureTracker:
                 f"{self._path} is of a tracker with {found}, and this one has {about}; give "
                 "another path, or the same arguments"
             )
-        return {visit["step"]: visit["weights_norm"] for visit in visits}
+        return {visit["step"]: visit.get("weights_norm") for visit in visits}
 
 
 def read_visits(
